@@ -1,0 +1,1 @@
+//! The end-to-end tests live in the test target `e2e`.

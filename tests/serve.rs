@@ -1,0 +1,205 @@
+//! `zc-profiler serve`, scraped over a real socket and judged by promtool.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::command_line::PROGRAM;
+
+/// A running `serve`, killed if the test fails.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start() -> Self {
+        let mut child = Command::new(PROGRAM)
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("spawn");
+        let mut line = String::new();
+        let mut lines = BufReader::new(child.stderr.as_mut().expect("piped"));
+        lines.read_line(&mut line).expect("the first line");
+        let address = line
+            .trim()
+            .rsplit_once("http://")
+            .and_then(|(_, url)| url.split_once('/'));
+        let (address, _) = address.unwrap_or_else(|| panic!("no address in {line:?}"));
+        Self {
+            address: address.to_owned(),
+            child,
+        }
+    }
+
+    fn get(&self, path: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(&self.address).expect("connect");
+        let host = &self.address;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        )
+        .expect("send");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("receive");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        (head.to_owned(), body.to_owned())
+    }
+
+    /// The samples of `/metrics`, by name and labels.
+    fn samples(&self) -> BTreeMap<String, f64> {
+        let (head, body) = self.get("/metrics");
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        let body = if head
+            .to_ascii_lowercase()
+            .contains("transfer-encoding: chunked")
+        {
+            panic!("a body of known length was expected: {head}")
+        } else {
+            body
+        };
+        let mut samples = BTreeMap::new();
+        for line in body.lines().filter(|line| !line.starts_with('#')) {
+            let (series, value) = line.rsplit_once(' ').expect("a sample");
+            let old = samples.insert(series.to_owned(), value.parse().expect("a number"));
+            assert_eq!(old, None, "twice: {series}");
+        }
+        samples
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn metrics_count_a_known_workload_and_promtool_is_content() {
+    let server = Server::start();
+    let path = "/lab/serve-source";
+    fs::write(path, vec![1u8; 300_000]).expect("write");
+    let copied = r#"zc_copied_bytes_total{comm="head",direction="to_user",method="read"}"#;
+    let read = || {
+        let status = Command::new("head")
+            .args(["-c", "300000", path])
+            .stdout(Stdio::null())
+            .status();
+        assert!(status.expect("head").success());
+        let value = server.samples().get(copied).copied();
+        value.unwrap_or_else(|| panic!("no {copied}"))
+    };
+    let first = read();
+    // The libraries' headers come with each; processes that have exited stay in the sum.
+    assert!(first >= 300_000.0, "{first}");
+    for runs in 2..=4 {
+        assert!(
+            (read() - f64::from(runs) * first).abs() < 0.5,
+            "run {runs} adds what the first did"
+        );
+    }
+    fs::remove_file(path).expect("unlink");
+
+    let samples = server.samples();
+    let switches = samples
+        .keys()
+        .filter(|series| series.starts_with("zc_context_switches_total"));
+    assert!(switches.count() > 0);
+    let attached = r#"zc_probe_attached{attach="fexit",probe="file_read"}"#;
+    assert!((samples[attached] - 1.0).abs() < f64::EPSILON);
+
+    let promtool = env::var("ZC_PROMTOOL").expect("ZC_PROMTOOL names promtool");
+    let mut check = Command::new(promtool)
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool");
+    let (_, body) = server.get("/metrics");
+    check
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(body.as_bytes())
+        .expect("write");
+    let output = check.wait_with_output().expect("promtool");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(
+        output.stdout.is_empty() && output.stderr.is_empty(),
+        "promtool complains: {output:?}"
+    );
+}
+
+#[test]
+fn counters_never_fall_while_processes_come_and_go() {
+    let server = Server::start();
+    let mut before = server.samples();
+    let begun = Instant::now();
+    // Longer than it takes until the first exited processes are taken out of the kernel's map.
+    while begun.elapsed() < Duration::from_secs(24) {
+        for _ in 0..5 {
+            assert!(Command::new("true").status().expect("true").success());
+        }
+        let now = server.samples();
+        for (series, value) in before
+            .iter()
+            .filter(|(series, _)| series.contains("_total{"))
+        {
+            let new = now
+                .get(series)
+                .unwrap_or_else(|| panic!("{series} is gone"));
+            assert!(new >= value, "{series} fell from {value} to {new}");
+        }
+        before = now;
+    }
+}
+
+#[test]
+fn it_is_healthy_and_ends_at_once_on_sigterm() {
+    let mut server = Server::start();
+    let (head, body) = server.get("/healthz");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert_eq!(body, "ok\n");
+    // A client that never finishes its request must not hold it up.
+    let _slow = TcpStream::connect(&server.address).expect("connect");
+    let begun = Instant::now();
+    // SAFETY: our own child.
+    unsafe { libc::kill(server.child.id().cast_signed(), libc::SIGTERM) };
+    let status = server.child.wait().expect("wait");
+    assert!(status.success(), "{status}");
+    // Software emulation is some twenty times slower than a processor; hanging is what this catches.
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn a_port_in_use_is_one_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = taken.local_addr().expect("address").to_string();
+    let output = Command::new(PROGRAM)
+        .args(["serve", "--listen", &address])
+        .output()
+        .expect("run");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(
+        text.contains(&address) && text.contains("--listen"),
+        "{text}"
+    );
+}

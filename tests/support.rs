@@ -1,0 +1,230 @@
+//! A child process of which everything that it does between two stops is measured.
+
+use std::{
+    fs, io, process,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use zc_profiler::{
+    Profiler, Scope,
+    ledger::{Counters, Process, Snapshot},
+};
+
+/// One profiler for all tests of this process, counting the whole machine.
+pub fn profiler() -> &'static Profiler {
+    static PROFILER: OnceLock<Profiler> = OnceLock::new();
+    PROFILER.get_or_init(|| {
+        Profiler::attach(Scope::System, false)
+            .unwrap_or_else(|error| panic!("attaching in the lab kernel: {error}"))
+    })
+}
+
+pub fn snapshot() -> Snapshot {
+    profiler()
+        .snapshot()
+        .unwrap_or_else(|error| panic!("reading the ledger: {error}"))
+}
+
+/// What the ledger and the kernel's own accounts say of the same stretch of one process.
+pub struct Measured {
+    pub counters: Counters,
+    pub accounts: Accounts,
+}
+
+/// The kernel's own counts of a single-threaded process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accounts {
+    pub voluntary: u64,
+    pub involuntary: u64,
+    pub minor: u64,
+    pub major: u64,
+}
+
+impl Accounts {
+    fn of(pid: i32) -> Self {
+        let status = proc_file(pid, "status");
+        let line = |name: &str| {
+            status
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .and_then(|value| value.trim().parse().ok())
+                .unwrap_or_else(|| panic!("no {name} in {status}"))
+        };
+        let stat = proc_file(pid, "stat");
+        let (_, fields) = stat
+            .rsplit_once(')')
+            .unwrap_or_else(|| panic!("no name in {stat}"));
+        let field = |number: usize| {
+            fields
+                .split_ascii_whitespace()
+                .nth(number - 3)
+                .and_then(|value| value.parse().ok())
+                .unwrap_or_else(|| panic!("no field {number} in {stat}"))
+        };
+        Self {
+            voluntary: line("voluntary_ctxt_switches:"),
+            involuntary: line("nonvoluntary_ctxt_switches:"),
+            minor: field(10),
+            major: field(12),
+        }
+    }
+
+    fn since(self, earlier: Self) -> Self {
+        Self {
+            voluntary: self.voluntary - earlier.voluntary,
+            involuntary: self.involuntary - earlier.involuntary,
+            minor: self.minor - earlier.minor,
+            major: self.major - earlier.major,
+        }
+    }
+}
+
+fn proc_file(pid: i32, name: &str) -> String {
+    let path = format!("/proc/{pid}/{name}");
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// A forked child that stands before, or behind, its work.
+pub struct Child {
+    pub pid: i32,
+}
+
+impl Child {
+    /// Forks; the child stops itself, works, stops itself again and exits.
+    pub fn stopped_before(work: impl FnOnce()) -> Self {
+        Self::fork(|| {
+            stop();
+            work();
+            stop();
+        })
+    }
+
+    /// Forks; the child works and exits without further ado.
+    pub fn working(work: impl FnOnce()) -> Self {
+        Self::fork(work)
+    }
+
+    fn fork(work: impl FnOnce()) -> Self {
+        // SAFETY: the child uses only what this thread owns; glibc keeps its heap usable after fork.
+        match unsafe { libc::fork() } {
+            -1 => panic!("fork: {}", io::Error::last_os_error()),
+            0 => {
+                // A panic must not unwind into the harness's copy.
+                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+                // SAFETY: ends the child at once, as it must end.
+                unsafe { libc::_exit(if result.is_ok() { 0 } else { 101 }) }
+            }
+            pid => Self { pid },
+        }
+    }
+
+    /// Waits until the child stops itself.
+    pub fn wait_stopped(&self) {
+        let status = wait(self.pid, libc::WUNTRACED);
+        assert!(
+            libc::WIFSTOPPED(status),
+            "child {} ended instead of stopping: {status:#x}",
+            self.pid
+        );
+    }
+
+    pub fn go_on(&self) {
+        // SAFETY: our own child, not waited for yet.
+        let result = unsafe { libc::kill(self.pid, libc::SIGCONT) };
+        assert_eq!(result, 0, "SIGCONT to {}", self.pid);
+    }
+
+    /// Waits until the child has exited, with success.
+    pub fn wait_exited(&self) {
+        let status = wait(self.pid, 0);
+        assert!(
+            libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
+            "child {} failed: {status:#x}",
+            self.pid
+        );
+    }
+
+    pub fn process(&self) -> Option<Process> {
+        snapshot().process(self.pid.cast_unsigned()).cloned()
+    }
+
+    fn counters(&self) -> Counters {
+        self.process()
+            .map(|process| process.counters)
+            .unwrap_or_default()
+    }
+
+    /// Lets a child that stands before its work do it, and says what was counted meanwhile.
+    pub fn measure(self) -> Measured {
+        self.wait_stopped();
+        let before = (self.counters(), Accounts::of(self.pid));
+        self.go_on();
+        self.wait_stopped();
+        let after = (self.counters(), Accounts::of(self.pid));
+        self.go_on();
+        self.wait_exited();
+        Measured {
+            counters: &after.0 - &before.0,
+            accounts: after.1.since(before.1),
+        }
+    }
+}
+
+/// Measures a piece of work in a child of its own.
+pub fn measure(work: impl FnOnce()) -> Measured {
+    profiler();
+    Child::stopped_before(work).measure()
+}
+
+fn wait(pid: i32, options: i32) -> i32 {
+    let mut status = 0;
+    // SAFETY: `status` is valid for the call.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, options) };
+    assert_eq!(
+        waited,
+        pid,
+        "waitpid({pid}): {}",
+        io::Error::last_os_error()
+    );
+    status
+}
+
+fn stop() {
+    // SAFETY: raises a signal in the calling thread.
+    unsafe { libc::raise(libc::SIGSTOP) };
+}
+
+/// A number that a child can set and its parent can read.
+pub fn shared() -> &'static AtomicU64 {
+    // SAFETY: a fresh anonymous mapping, never unmapped, zeroed, aligned and shared with children.
+    unsafe {
+        let page = libc::mmap(
+            std::ptr::null_mut(),
+            size_of::<AtomicU64>(),
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        assert_ne!(
+            page,
+            libc::MAP_FAILED,
+            "mmap: {}",
+            io::Error::last_os_error()
+        );
+        let number = &*page.cast::<AtomicU64>();
+        number.store(0, Ordering::SeqCst);
+        number
+    }
+}
+
+/// The result of a call that may not fail, as a number of bytes.
+pub fn ok(name: &str, result: isize) -> usize {
+    usize::try_from(result).unwrap_or_else(|_| {
+        eprintln!("{name}: {}", io::Error::last_os_error());
+        process::abort()
+    })
+}

@@ -1,0 +1,222 @@
+//! `cargo xtask run`: the profiler's lab, in the lab machine or on this machine's own kernel.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use tempfile::TempDir;
+
+use crate::cmd_vm::Guest;
+use crate::machine::Input;
+use crate::qemu::Forward;
+use crate::setup::{self, KernelChoice, Lab};
+use crate::{artifacts, terminal};
+
+/// Builds everything, boots the lab machine and runs the lab in it
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    kernel: KernelChoice,
+    /// Runs the lab on this machine's own kernel instead
+    #[arg(long, conflicts_with_all = ["kernel", "modules"])]
+    host: bool,
+    /// Writes the lab's results to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// The port of this machine that serves the metrics [default: 9464, or another if it is taken]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    /// Serves on after the table, until Ctrl-C
+    #[arg(long)]
+    hold: bool,
+    /// Ends the machine after so many seconds [default: 900; none with --hold]
+    #[arg(long, value_name = "SECS")]
+    timeout: Option<u64>,
+    /// Arguments for the lab
+    #[arg(last = true, value_name = "LAB ARGS")]
+    lab: Vec<String>,
+}
+
+const METRICS_PORT: u16 = 9464;
+const TIMEOUT: Duration = Duration::from_mins(15);
+
+pub fn run(arguments: &Arguments) -> Result<i32> {
+    if let Some(file) = &arguments.json {
+        check_writable(file)?;
+    }
+    let port = choose_port(arguments.port)?;
+    let lab = if arguments.host {
+        setup::prepare_compiler()?;
+        None
+    } else {
+        Some(setup::prepare(&arguments.kernel)?)
+    };
+    let profiler = artifacts::profiler()?;
+    let exchange = tempfile::Builder::new()
+        .prefix("zc-lab-results-")
+        .tempdir()
+        .context("cannot create a temporary directory: set TMPDIR to a writable one")?;
+    let results = exchange.path().join("lab.json");
+    eprintln!("metrics: http://127.0.0.1:{port}/metrics");
+
+    let code = match lab {
+        Some(lab) => run_inside(arguments, &lab, &profiler, port, &results)?,
+        None => run_here(arguments, &profiler, port, &results)?,
+    };
+    match &arguments.json {
+        Some(file) if results.exists() => {
+            std::fs::copy(&results, file)
+                .with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Some(_) if code == 0 => bail!("the lab ended well but wrote no results"),
+        _ => {}
+    }
+    Ok(code)
+}
+
+fn run_inside(
+    arguments: &Arguments,
+    lab: &Lab,
+    profiler: &Path,
+    port: u16,
+    results: &Path,
+) -> Result<i32> {
+    let listen = format!("0.0.0.0:{METRICS_PORT}");
+    let mut command = vec!["zc-profiler".to_owned()];
+    command.extend(lab_arguments(
+        arguments,
+        Path::new("/lab"),
+        &listen,
+        results,
+    ));
+    let guest = Guest {
+        command,
+        directory: std::env::current_dir().context("cannot read the current directory")?,
+        environment: Vec::new(),
+        profiler,
+        input: Input::Nothing,
+        terminal: None,
+        share: results.parent(),
+        forward: Some(Forward {
+            host: port,
+            guest: METRICS_PORT,
+        }),
+        limit: match arguments.timeout {
+            Some(seconds) => Some(Duration::from_secs(seconds)),
+            None => (!arguments.hold).then_some(TIMEOUT),
+        },
+    };
+    Ok(guest.run(lab)?.exit_code())
+}
+
+fn lab_arguments(
+    arguments: &Arguments,
+    directory: &Path,
+    listen: &str,
+    results: &Path,
+) -> Vec<String> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut words = vec![
+        "lab".into(),
+        "--dir".into(),
+        text(directory),
+        "--listen".into(),
+        listen.into(),
+    ];
+    if arguments.json.is_some() {
+        words.extend(["--json".into(), text(results)]);
+    }
+    if arguments.hold {
+        words.push("--hold".into());
+    }
+    words.extend(arguments.lab.iter().cloned());
+    words
+}
+
+/// Better before the machine boots than after the lab has run.
+fn check_writable(file: &Path) -> Result<()> {
+    let existed = file.exists();
+    std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(file)
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    if !existed {
+        let _ = std::fs::remove_file(file);
+    }
+    Ok(())
+}
+
+/// The wanted port, or the usual one, or any that is free.
+fn choose_port(wanted: Option<u16>) -> Result<u16> {
+    let free = |port| -> std::io::Result<u16> {
+        Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, port))?
+            .local_addr()?
+            .port())
+    };
+    match wanted {
+        Some(port) => free(port).map_err(|error| {
+            anyhow!("port {port} of 127.0.0.1 cannot be used ({error}): choose another --port")
+        }),
+        None => free(METRICS_PORT)
+            .or_else(|_| free(0))
+            .context("no port of 127.0.0.1 is free"),
+    }
+}
+
+/// Ctrl-C reaches the lab by itself; this process waits for its end to tidy up.
+fn run_here(arguments: &Arguments, profiler: &Path, port: u16, results: &Path) -> Result<i32> {
+    let directory = TempDir::new().context("cannot create a temporary directory")?;
+    let listen = format!("127.0.0.1:{port}");
+    let mut command = Command::new(profiler);
+    command.args(lab_arguments(arguments, directory.path(), &listen, results));
+    terminal::hold_signals();
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start {}", profiler.display()))?;
+    let pid = libc::pid_t::try_from(child.id()).context("a process id out of range")?;
+    loop {
+        if let Some(status) = child.try_wait().context("cannot wait for the lab")? {
+            return Ok(exit_code(status));
+        }
+        if let Some(signal) = terminal::take_signal()
+            && signal != libc::SIGINT
+        {
+            // SAFETY: sends a signal to our own child, which has not been waited for.
+            unsafe { libc::kill(pid, signal) };
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn exit_code(status: ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_replaced_unless_it_was_asked_for() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let error = choose_port(Some(port)).unwrap_err().to_string();
+        assert!(error.contains(&format!("port {port}")), "{error}");
+        assert!(choose_port(None).is_ok());
+    }
+
+    #[test]
+    fn an_unwritable_result_is_noticed_first() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(check_writable(&dir.path().join("no/such/dir")).is_err());
+        let file = dir.path().join("new");
+        check_writable(&file).unwrap();
+        assert!(!file.exists());
+    }
+}

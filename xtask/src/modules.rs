@@ -1,0 +1,236 @@
+//! Which kernel modules the lab loads, and in which order. The order is read from the modules
+//! themselves, so that neither depmod nor its index is needed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{command, elf};
+
+/// A module to load at boot; what it depends on comes with it.
+struct Wanted {
+    name: &'static str,
+    /// Without it the machine does not work at all.
+    required: bool,
+}
+
+const fn required(name: &'static str) -> Wanted {
+    Wanted {
+        name,
+        required: true,
+    }
+}
+
+const fn optional(name: &'static str) -> Wanted {
+    Wanted {
+        name,
+        required: false,
+    }
+}
+
+const WANTED: [Wanted; 10] = [
+    required("virtio_pci"),
+    required("virtio_console"),
+    required("9pnet_virtio"),
+    required("9p"),
+    required("overlay"),
+    required("virtio_blk"),
+    // ext4 asks for it by a soft dependency; later kernels have it built in.
+    optional("crc32c_generic"),
+    required("ext4"),
+    optional("virtio_net"),
+    optional("veth"),
+];
+
+/// Names the choice above, so that a cache made for another one is seen to be stale.
+pub fn fingerprint() -> String {
+    WANTED.map(|wanted| wanted.name).join(" ")
+}
+
+/// A module as it goes into the initial RAM disk.
+pub struct Module {
+    pub name: String,
+    pub content: Vec<u8>,
+}
+
+/// The wanted modules found under `directory`, every one after those it depends on.
+pub fn load_order(directory: &Path) -> Result<Vec<Module>> {
+    let mut files = BTreeMap::new();
+    let mut builtin = BTreeSet::new();
+    scan(directory, &mut files, &mut builtin)?;
+    if files.is_empty() && builtin.is_empty() {
+        bail!("{} holds no kernel modules", directory.display());
+    }
+    let mut collector = Collector {
+        files,
+        loaded: BTreeSet::new(),
+        order: Vec::new(),
+    };
+    for wanted in &WANTED {
+        let found = collector.visit(wanted.name)?;
+        // A list of built-in modules need not exist; without one, hope that it is built in.
+        if !found && wanted.required && !builtin.is_empty() && !builtin.contains(wanted.name) {
+            bail!(
+                "this kernel has no module {} under {}: the lab needs it as a module or built in",
+                wanted.name,
+                directory.display()
+            );
+        }
+    }
+    Ok(collector.order)
+}
+
+struct Collector {
+    files: BTreeMap<String, PathBuf>,
+    loaded: BTreeSet<String>,
+    order: Vec<Module>,
+}
+
+impl Collector {
+    /// False if there is no such file, as for what is built in.
+    fn visit(&mut self, name: &str) -> Result<bool> {
+        let Some(path) = self.files.get(name) else {
+            return Ok(false);
+        };
+        if self.loaded.insert(name.to_owned()) {
+            let content = read(path)?;
+            for dependency in dependencies(&content) {
+                self.visit(&dependency)?;
+            }
+            self.order.push(Module {
+                name: name.to_owned(),
+                content,
+            });
+        }
+        Ok(true)
+    }
+}
+
+fn scan(
+    directory: &Path,
+    files: &mut BTreeMap<String, PathBuf>,
+    builtin: &mut BTreeSet<String>,
+) -> Result<()> {
+    let entries = fs::read_dir(directory)
+        .with_context(|| format!("cannot read the directory {}", directory.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            scan(&path, files, builtin)?;
+        } else if entry.file_name() == "modules.builtin" {
+            let list = fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            builtin.extend(list.lines().filter_map(|line| module_name(Path::new(line))));
+        } else if let Some(name) = module_name(&path) {
+            files.insert(name, path);
+        }
+    }
+    Ok(())
+}
+
+/// `a/b-c.ko.xz` is the module `b_c`.
+fn module_name(path: &Path) -> Option<String> {
+    let (stem, rest) = path.file_name()?.to_str()?.split_once('.')?;
+    matches!(rest, "ko" | "ko.xz" | "ko.zst" | "ko.gz").then(|| stem.replace('-', "_"))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let program = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("xz") => "xz",
+        Some("zst") => "zstd",
+        Some("gz") => "gzip",
+        _ => return fs::read(path).with_context(|| format!("cannot read {}", path.display())),
+    };
+    command::output(command::tool(program).arg("-dcq").arg(path))
+}
+
+/// From the `depends=a,b` that every module carries.
+fn dependencies(module: &[u8]) -> Vec<String> {
+    elf::section(module, ".modinfo")
+        .unwrap_or_default()
+        .split(|byte| *byte == 0)
+        .filter_map(|entry| entry.strip_prefix(b"depends="))
+        .flat_map(|list| list.split(|byte| *byte == b','))
+        .filter(|name| !name.is_empty())
+        .map(|name| String::from_utf8_lossy(name).replace('-', "_"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The smallest ELF that has a `.modinfo`.
+    fn module(info: &str) -> Vec<u8> {
+        let names = b"\0.modinfo\0";
+        let mut image = vec![0_u8; 64];
+        image[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        let info_at = image.len();
+        image.extend_from_slice(info.as_bytes());
+        let names_at = image.len();
+        image.extend_from_slice(names);
+        let table = image.len();
+        for (name, at, size) in [(1_u32, info_at, info.len()), (0, names_at, names.len())] {
+            let mut header = [0_u8; 64];
+            header[..4].copy_from_slice(&name.to_le_bytes());
+            header[4] = 1;
+            header[0x18..0x20].copy_from_slice(&(at as u64).to_le_bytes());
+            header[0x20..0x28].copy_from_slice(&(size as u64).to_le_bytes());
+            image.extend_from_slice(&header);
+        }
+        image[0x28..0x30].copy_from_slice(&(table as u64).to_le_bytes());
+        image[0x3a] = 64;
+        image[0x3c] = 2;
+        image[0x3e] = 1;
+        image
+    }
+
+    fn tree(modules: &[(&str, &str)], builtin: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = dir.path().join("kernel/fs");
+        fs::create_dir_all(&kernel).unwrap();
+        for (file, info) in modules {
+            fs::write(kernel.join(file), module(info)).unwrap();
+        }
+        fs::write(dir.path().join("modules.builtin"), builtin).unwrap();
+        dir
+    }
+
+    const BUILTIN: &str = "kernel/virtio_pci.ko\nkernel/virtio_console.ko\nkernel/9pnet_virtio.ko\n\
+                           kernel/overlay.ko\nkernel/virtio-blk.ko\n";
+
+    #[test]
+    fn a_module_comes_after_its_dependencies() {
+        let dir = tree(
+            &[
+                ("9p.ko", "license=GPL\0depends=9pnet,net-fs\0"),
+                ("9pnet.ko", "depends=net-fs\0"),
+                ("net-fs.ko", "depends=\0"),
+                ("ext4.ko", "depends=\0"),
+            ],
+            BUILTIN,
+        );
+        let order = load_order(dir.path()).unwrap();
+        let names: Vec<_> = order.iter().map(|module| module.name.as_str()).collect();
+        assert_eq!(names, ["net_fs", "9pnet", "9p", "ext4"]);
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_work_is_refused() {
+        let dir = tree(&[("9p.ko", "depends=\0")], BUILTIN);
+        let error = load_order(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("no module ext4"), "{error}");
+    }
+
+    #[test]
+    fn names_are_normalised() {
+        assert_eq!(
+            module_name(Path::new("x/t10-pi.ko.xz")).as_deref(),
+            Some("t10_pi")
+        );
+        assert_eq!(module_name(Path::new("x/modules.order")), None);
+    }
+}

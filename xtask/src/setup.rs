@@ -1,0 +1,140 @@
+//! Brings in what the lab needs and this machine lacks. Does nothing, quickly, when all is there.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::Cache;
+use crate::kernels::{self, BootFiles};
+use crate::toolchain::{self, Toolchain};
+use crate::{apt, command, elf};
+
+pub const QEMU: &str = "qemu-system-x86_64";
+
+/// Programs that must be installed, and the packages that hold them.
+const INSTALLED: [(&str, &str); 5] = [
+    (QEMU, "qemu-system-x86"),
+    ("mke2fs", "e2fsprogs"),
+    ("xz", "xz-utils"),
+    ("zstd", "zstd"),
+    ("gzip", "gzip"),
+];
+
+/// A program that is used from the cache: installing its package would change this machine more
+/// than the lab needs (Prometheus would start a daemon).
+struct Unpacked {
+    program: &'static str,
+    package: &'static str,
+    places: &'static [&'static str],
+    /// Whether a copy on the PATH will do.
+    fits: fn(&Path) -> bool,
+}
+
+const BUSYBOX: Unpacked = Unpacked {
+    program: "busybox",
+    package: "busybox-static",
+    places: &["bin/busybox", "usr/bin/busybox"],
+    fits: is_static,
+};
+
+const PROMTOOL: Unpacked = Unpacked {
+    program: "promtool",
+    package: "prometheus",
+    places: &["usr/bin/promtool"],
+    fits: |_| true,
+};
+
+/// Everything that the lab consists of.
+pub struct Lab {
+    pub cache: Cache,
+    pub compiler: Toolchain,
+    pub promtool: PathBuf,
+    pub kernel: BootFiles,
+}
+
+/// The kernel that the user chose.
+#[derive(clap::Args, Clone, Debug)]
+pub struct KernelChoice {
+    /// 5.10, 6.1, 6.12 or 7 (Debian's), `host` (this machine's), or the path of a kernel image
+    #[arg(long, value_name = "KERNEL", default_value = kernels::DEFAULT)]
+    kernel: String,
+    /// The directory of the modules that belong to --kernel PATH
+    #[arg(long, value_name = "DIR")]
+    modules: Option<PathBuf>,
+}
+
+pub fn prepare(choice: &KernelChoice) -> Result<Lab> {
+    let cache = Cache::open()?;
+    let _lock = cache.lock()?;
+    install_programs()?;
+    let busybox = unpack_program(&cache, &BUSYBOX)?;
+    let promtool = unpack_program(&cache, &PROMTOOL)?;
+    let kernel = kernels::prepare(&cache, &busybox, &choice.kernel, choice.modules.as_deref())?;
+    let compiler = toolchain::prepare(&cache)?;
+    Ok(Lab {
+        cache,
+        compiler,
+        promtool,
+        kernel,
+    })
+}
+
+/// As much as building takes, for what runs on this machine's own kernel.
+pub fn prepare_compiler() -> Result<Toolchain> {
+    let cache = Cache::open()?;
+    let _lock = cache.lock()?;
+    toolchain::prepare(&cache)
+}
+
+fn install_programs() -> Result<()> {
+    let missing: Vec<&str> = INSTALLED
+        .iter()
+        .filter(|(program, _)| command::find(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    apt::install(&missing)
+}
+
+fn unpack_program(cache: &Cache, wanted: &Unpacked) -> Result<PathBuf> {
+    let directory = cache.path(wanted.program);
+    if let Ok(program) = apt::placed(&directory, wanted.places) {
+        return Ok(program);
+    }
+    if let Some(program) = command::find(wanted.program).filter(|program| (wanted.fits)(program)) {
+        return Ok(program);
+    }
+    if !apt::is_available() {
+        bail!(
+            "{} is missing, and there is no apt-get here: put it on the PATH (Debian has it in {})",
+            wanted.program,
+            wanted.package
+        );
+    }
+    eprintln!("setup: downloading {}…", wanted.package);
+    let scratch = cache.scratch()?;
+    let root = scratch.path().join("root");
+    std::fs::create_dir(&root).context("cannot create a directory in the cache")?;
+    apt::unpack(&[wanted.package], &root)?;
+    apt::placed(&root, wanted.places)?;
+    Cache::publish(&root, &directory)?;
+    apt::placed(&directory, wanted.places)
+}
+
+fn is_static(program: &Path) -> bool {
+    std::fs::read(program)
+        .is_ok_and(|image| elf::is_elf(&image) && elf::section(&image, ".interp").is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dynamic_program_is_not_taken_for_a_static_one() {
+        assert!(!is_static(&std::env::current_exe().unwrap()));
+        assert!(!is_static(Path::new("/etc/passwd")));
+    }
+}

@@ -1,0 +1,123 @@
+//! What the system call that a task is in has copied so far.
+//!
+//! Each CPU has one [`Call`], and it always belongs to the running task: the scheduler's program
+//! saves and restores it like a register. So a carrier adds to it without looking anything up, and
+//! plain additions are exact: whoever runs in between puts back what it found. Interrupts never
+//! touch it.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray},
+};
+use zc_profiler_ebpf::{Call, Direction, Dropped};
+
+use crate::process::{add, dropped};
+
+#[map]
+static CALL: PerCpuArray<Call> = PerCpuArray::with_max_entries(1, 0);
+
+/// The calls of tasks that are off their CPU in the middle of one, by thread id.
+#[map]
+static SUSPENDED: HashMap<u32, Call> = HashMap::with_max_entries(16384, 0);
+
+/// How many [`SUSPENDED`] holds, so that the common switch needs no look-up.
+#[map]
+static SUSPENDED_COUNT: Array<u64> = Array::with_max_entries(1, 0);
+
+/// The running task's call.
+#[inline(always)]
+pub fn current() -> Option<&'static mut Call> {
+    // SAFETY: the value of this CPU, and nobody else runs on it until this program is preempted,
+    // after which the scheduler's program has restored it.
+    CALL.get_ptr_mut(0).map(|call| unsafe { &mut *call })
+}
+
+#[inline(always)]
+pub fn copied(direction: Direction, bytes: u64) {
+    if let Some(call) = current() {
+        call.copies[direction as usize] += 1;
+        call.copied_bytes[direction as usize] += bytes;
+        call.dirty = 1;
+    }
+}
+
+/// Ends the call: what it copied, and nothing of it stays.
+#[inline(always)]
+pub fn take() -> Call {
+    let Some(call) = current() else {
+        return NOTHING;
+    };
+    if call.dirty == 0 {
+        return NOTHING;
+    }
+    // Written out, since a loop would have bounds checked and a plain copy would call memcpy.
+    Call {
+        copies: [
+            take_number(&mut call.copies[0]),
+            take_number(&mut call.copies[1]),
+            take_number(&mut call.copies[2]),
+        ],
+        copied_bytes: [
+            take_number(&mut call.copied_bytes[0]),
+            take_number(&mut call.copied_bytes[1]),
+            take_number(&mut call.copied_bytes[2]),
+        ],
+        by_reference: take_number(&mut call.by_reference),
+        unreturned: take_number(&mut call.unreturned),
+        dirty: take_number(&mut call.dirty),
+    }
+}
+
+const NOTHING: Call = Call {
+    copies: [0; 3],
+    copied_bytes: [0; 3],
+    by_reference: 0,
+    unreturned: 0,
+    dirty: 0,
+};
+
+#[inline(always)]
+fn take_number(number: &mut u64) -> u64 {
+    // SAFETY: a reference is valid to read and write; volatile keeps the accesses apart.
+    unsafe {
+        let taken = (&raw const *number).read_volatile();
+        (&raw mut *number).write_volatile(0);
+        taken
+    }
+}
+
+/// Notes bytes that a socket took by reference, inside a call that will return them.
+#[inline(always)]
+pub fn passed_by_reference(bytes: u64) {
+    if let Some(call) = current() {
+        call.by_reference += bytes;
+        call.unreturned += bytes;
+        call.dirty = 1;
+    }
+}
+
+/// Saves the call of `previous` and restores that of `next`, both thread ids.
+#[inline(always)]
+pub fn switch(previous: u32, next: u32) {
+    let (Some(call), Some(count)) = (current(), SUSPENDED_COUNT.get_ptr_mut(0)) else {
+        return;
+    };
+    if call.dirty != 0 {
+        if SUSPENDED.insert(&previous, &*call, 0).is_ok() {
+            add(count, 1);
+        } else {
+            dropped(Dropped::CallMapFull, 1);
+        }
+        *call = Call::default();
+    }
+    // SAFETY: a live map value.
+    if unsafe { count.read_volatile() } == 0 {
+        return;
+    }
+    // SAFETY: only the CPU that switches to `next` reads or removes its entry.
+    if let Some(suspended) = unsafe { SUSPENDED.get(&next) } {
+        *call = *suspended;
+        let _ = SUSPENDED.remove(&next);
+        add(count, u64::MAX);
+    }
+}

@@ -1,0 +1,272 @@
+//! The carriers: kernel functions that tell the bytes of one copy exactly.
+//!
+//! Each has an exit program per prototype; the hook table of user space picks the one whose number
+//! of arguments the running kernel's BTF shows, since the return value follows the last argument.
+
+use aya_ebpf::{
+    macros::{fentry, fexit},
+    programs::{FEntryContext, FExitContext},
+};
+use zc_profiler_ebpf::{Direction, Dropped, Method};
+
+use crate::{
+    call,
+    kernel::{Context, Side, Task, field, in_interrupt, layout},
+    process,
+};
+
+/// An exit program: its name, the kernel function it is written for, and its body.
+macro_rules! on_exit {
+    ($(#[$doc:meta])* $name:ident, $function:literal, |$ctx:ident| $body:expr) => {
+        $(#[$doc])*
+        #[fexit(function = $function)]
+        pub fn $name($ctx: FExitContext) -> i32 {
+            $body;
+            0
+        }
+    };
+}
+
+on_exit! {
+    /// `ssize_t filemap_read(struct kiocb *iocb, struct iov_iter *iter, ssize_t already_read)`,
+    /// from 5.12 on; before, `generic_file_buffered_read` of the same form.
+    ///
+    /// Counts page cache to user. Without it, reads of files on most file systems are not counted.
+    filemap_read, "filemap_read",
+    |ctx| moved(ctx.arg::<i64>(3) - ctx.arg::<i64>(2).max(0), ctx.arg(1), Direction::ToUser)
+}
+
+on_exit! {
+    /// `ssize_t shmem_file_read_iter(struct kiocb *iocb, struct iov_iter *to)`, on all kernels.
+    ///
+    /// Counts tmpfs, memfd and shared memory to user. Without it, reads of those are not counted.
+    shmem_file_read_iter, "shmem_file_read_iter",
+    |ctx| moved(ctx.arg(2), ctx.arg(1), Direction::ToUser)
+}
+
+on_exit! {
+    /// `ssize_t generic_perform_write(struct kiocb *iocb, struct iov_iter *i)`, from 5.19 on.
+    ///
+    /// Counts user to page cache, and page to page where a file is written from a pipe (splice,
+    /// sendfile, `copy_file_range`). Without it, writes on ext4, tmpfs and most others are not
+    /// counted.
+    generic_perform_write, "generic_perform_write",
+    |ctx| moved(ctx.arg(2), ctx.arg(1), Direction::FromUser)
+}
+
+on_exit! {
+    /// `ssize_t generic_perform_write(struct file *file, struct iov_iter *i, loff_t pos)`, before
+    /// 5.19.
+    generic_perform_write_at, "generic_perform_write",
+    |ctx| moved(ctx.arg(3), ctx.arg(1), Direction::FromUser)
+}
+
+on_exit! {
+    /// `ssize_t iomap_file_buffered_write(struct kiocb *iocb, struct iov_iter *i, const struct
+    /// iomap_ops *ops)`, to 6.11.
+    ///
+    /// Counts as `generic_perform_write` does, for xfs and others. Without it, their writes are not
+    /// counted.
+    iomap_file_buffered_write, "iomap_file_buffered_write",
+    |ctx| moved(ctx.arg(3), ctx.arg(1), Direction::FromUser)
+}
+
+on_exit! {
+    /// The same with `void *private`, from 6.12 on.
+    iomap_file_buffered_write_4, "iomap_file_buffered_write",
+    |ctx| moved(ctx.arg(4), ctx.arg(1), Direction::FromUser)
+}
+
+on_exit! {
+    /// The same with `const struct iomap_write_ops *write_ops` before it, from 6.17 on.
+    iomap_file_buffered_write_5, "iomap_file_buffered_write",
+    |ctx| moved(ctx.arg(5), ctx.arg(1), Direction::FromUser)
+}
+
+on_exit! {
+    /// `ssize_t pipe_read(struct kiocb *iocb, struct iov_iter *to)`; 7.x: `anon_pipe_read`.
+    ///
+    /// Counts pipe to user. Without it, reads of pipes are not counted.
+    pipe_read, "pipe_read",
+    |ctx| moved(ctx.arg(2), ctx.arg(1), Direction::ToUser)
+}
+
+on_exit! {
+    /// `ssize_t pipe_write(struct kiocb *iocb, struct iov_iter *from)`; 7.x: `anon_pipe_write`.
+    ///
+    /// Counts user to pipe. Without it, writes to pipes are not counted.
+    pipe_write, "pipe_write",
+    |ctx| moved(ctx.arg(2), ctx.arg(1), Direction::FromUser)
+}
+
+on_exit! {
+    /// `int pipe_to_user(struct pipe_inode_info *pipe, struct pipe_buffer *buf, struct splice_desc
+    /// *sd)`, on all kernels.
+    ///
+    /// Counts pipe to user for vmsplice. Without it, those copies are not counted.
+    pipe_to_user, "pipe_to_user",
+    |ctx| copied(Direction::ToUser, i64::from(ctx.arg::<i32>(3)))
+}
+
+on_exit! {
+    /// `int skb_copy_datagram_iter(const struct sk_buff *skb, int offset, struct iov_iter *to, int
+    /// len)`, on all kernels.
+    ///
+    /// Counts socket to user: TCP, UNIX, fragmented UDP. Without it, none of them is counted.
+    skb_copy_datagram_iter, "skb_copy_datagram_iter",
+    |ctx| if ctx.arg::<i32>(4) == 0 {
+        moved(i64::from(ctx.arg::<i32>(3)), ctx.arg(2), Direction::ToUser);
+    }
+}
+
+on_exit! {
+    /// `int skb_copy_datagram_from_iter(struct sk_buff *skb, int offset, struct iov_iter *from, int
+    /// len)`, on all kernels.
+    ///
+    /// Counts user to UNIX sockets. Without it, those sends are not counted.
+    skb_copy_datagram_from_iter, "skb_copy_datagram_from_iter",
+    |ctx| if ctx.arg::<i32>(4) == 0 {
+        moved(i64::from(ctx.arg::<i32>(3)), ctx.arg(2), Direction::FromUser);
+    }
+}
+
+on_exit! {
+    /// `ssize_t seq_read_iter(struct kiocb *iocb, struct iov_iter *iter)`, from 5.10 on.
+    ///
+    /// Counts /proc and similar files to user. Without it, their reads are not counted.
+    seq_read_iter, "seq_read_iter",
+    |ctx| moved(ctx.arg(2), ctx.arg(1), Direction::ToUser)
+}
+
+on_exit! {
+    /// `int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)`, on all kernels.
+    ///
+    /// Counts user to TCP, less what went by reference inside it. Without it, TCP sends are not
+    /// counted.
+    tcp_sendmsg_locked, "tcp_sendmsg_locked",
+    |ctx| {
+        let returned = i64::from(ctx.arg::<i32>(3)).max(0);
+        let by_reference = call::current()
+            .map_or(0, |call| core::mem::take(&mut call.unreturned)) as i64;
+        let message: *const u8 = ctx.arg(1);
+        let iter = message.wrapping_add(layout!(msghdr_msg_iter) as usize);
+        moved(returned - by_reference, iter, Direction::FromUser);
+    }
+}
+
+on_exit! {
+    /// `int skb_zerocopy_iter_stream(struct sock *sk, struct sk_buff *skb, struct msghdr *msg, int
+    /// len, struct ubuf_info *uarg)`, on all kernels.
+    ///
+    /// Counts what `MSG_ZEROCOPY` sends by reference, so that `tcp_sendmsg_locked` leaves it out.
+    /// Without it, such sends are counted as copied.
+    skb_zerocopy_iter_stream, "skb_zerocopy_iter_stream",
+    |ctx| passed_by_reference(i64::from(ctx.arg::<i32>(5)))
+}
+
+on_exit! {
+    /// The same with `struct net_devmem_dmabuf_binding *binding`, from 6.16 on.
+    skb_zerocopy_iter_stream_6, "skb_zerocopy_iter_stream",
+    |ctx| passed_by_reference(i64::from(ctx.arg::<i32>(6)))
+}
+
+on_exit! {
+    /// `ssize_t skb_splice_from_iter(struct sk_buff *skb, struct iov_iter *iter, ssize_t maxsize,
+    /// gfp_t gfp)`, from 6.5 on.
+    ///
+    /// Counts what sendfile and splice hand to a socket by reference, so that `tcp_sendmsg_locked`
+    /// leaves it out. Without it, they are counted as copied.
+    skb_splice_from_iter, "skb_splice_from_iter",
+    |ctx| passed_by_reference(ctx.arg(4))
+}
+
+on_exit! {
+    /// The same without `gfp_t gfp`, from 6.17 on.
+    skb_splice_from_iter_3, "skb_splice_from_iter",
+    |ctx| passed_by_reference(ctx.arg(3))
+}
+
+on_exit! {
+    /// `int skb_copy_bits(const struct sk_buff *skb, int offset, void *to, int len)`, on all
+    /// kernels.
+    ///
+    /// Counts copies between socket buffers: segmentation in software, coalescing, header pulls.
+    /// Without it, those are not counted.
+    skb_copy_bits, "skb_copy_bits",
+    |ctx| if ctx.arg::<i32>(4) == 0 {
+        copied_anywhere(i64::from(ctx.arg::<i32>(3)));
+    }
+}
+
+/// `int skb_copy_ubufs(struct sk_buff *skb, gfp_t gfp_mask)`, on all kernels; at entry, since the
+/// function replaces what it copies.
+///
+/// Counts the copy that `MSG_ZEROCOPY` data suffers when it is delivered locally. Without it, such
+/// sends look cheaper than they are.
+#[fentry(function = "skb_copy_ubufs")]
+pub fn skb_copy_ubufs(ctx: FEntryContext) -> i32 {
+    let length: u32 = field(ctx.arg(0), layout!(skb_data_len));
+    copied_anywhere(length.into());
+    0
+}
+
+/// A carrier moved `bytes` through `iter`, which says whether and between what it copied.
+#[inline(always)]
+fn moved(bytes: i64, iter: *const u8, user: Direction) {
+    if bytes <= 0 || !process::enabled() {
+        return;
+    }
+    match Side::of(iter).direction(user) {
+        Ok(Some(direction)) => copied(direction, bytes),
+        Ok(None) => {}
+        Err(()) => {
+            process::dropped(Dropped::UnknownIter, 1);
+            process::dropped(Dropped::UnknownIterBytes, bytes as u64);
+        }
+    }
+}
+
+/// The running task copied `bytes`.
+#[inline(always)]
+fn copied(direction: Direction, bytes: i64) {
+    if bytes <= 0 || !process::enabled() {
+        return;
+    }
+    let task = Task::current();
+    match task.context() {
+        Context::Call => call::copied(direction, bytes as u64),
+        Context::Process(method) => {
+            if let Some(entry) = process::of(task) {
+                entry.add_copy(method, direction, bytes as u64);
+            }
+        }
+        Context::Kernel => copied_by_kernel(direction, bytes),
+    }
+}
+
+/// Bytes copied between kernel buffers, by the running task or by an interrupt on top of it.
+#[inline(always)]
+fn copied_anywhere(bytes: i64) {
+    if in_interrupt() {
+        copied_by_kernel(Direction::InKernel, bytes);
+    } else {
+        copied(Direction::InKernel, bytes);
+    }
+}
+
+#[inline(always)]
+fn copied_by_kernel(direction: Direction, bytes: i64) {
+    if bytes > 0
+        && process::enabled()
+        && let Some(entry) = process::kernel()
+    {
+        entry.add_copy(Method::Other as u8, direction, bytes as u64);
+    }
+}
+
+#[inline(always)]
+fn passed_by_reference(bytes: i64) {
+    if bytes > 0 && process::enabled() {
+        call::passed_by_reference(bytes as u64);
+    }
+}

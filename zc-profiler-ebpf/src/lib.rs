@@ -1,0 +1,336 @@
+//! The ABI between the eBPF programs and user space: keys, counters, method and copy kinds.
+//!
+//! Every type here is plain old data with a layout that the compiler asserts, on both sides.
+
+#![no_std]
+
+use core::mem::size_of;
+
+/// How a program asked the kernel to move bytes: one value for a family of system calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Method {
+    /// read, pread64, readv, preadv, preadv2; on a file, a pipe or a socket.
+    Read,
+    /// write, pwrite64, writev, pwritev, pwritev2.
+    Write,
+    /// mmap itself, and what a mapping causes later: the copies made in its page faults.
+    Mmap,
+    /// sendfile.
+    Sendfile,
+    /// splice.
+    Splice,
+    /// tee.
+    Tee,
+    /// vmsplice.
+    Vmsplice,
+    /// `copy_file_range`.
+    CopyFileRange,
+    /// sendto, sendmsg, sendmmsg.
+    Send,
+    /// recvfrom, recvmsg, recvmmsg.
+    Recv,
+    /// Whatever an `io_uring` carries out.
+    IoUring,
+    /// `process_vm_readv`, `process_vm_writev`.
+    ProcessVm,
+    /// Any other system call that reached a carrier, and the kernel's own work.
+    Other,
+}
+
+impl Method {
+    /// Every method, in the order of their discriminants.
+    pub const ALL: [Self; 13] = [
+        Self::Read,
+        Self::Write,
+        Self::Mmap,
+        Self::Sendfile,
+        Self::Splice,
+        Self::Tee,
+        Self::Vmsplice,
+        Self::CopyFileRange,
+        Self::Send,
+        Self::Recv,
+        Self::IoUring,
+        Self::ProcessVm,
+        Self::Other,
+    ];
+
+    /// The name that labels, tables and JSON use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Mmap => "mmap",
+            Self::Sendfile => "sendfile",
+            Self::Splice => "splice",
+            Self::Tee => "tee",
+            Self::Vmsplice => "vmsplice",
+            Self::CopyFileRange => "copy_file_range",
+            Self::Send => "send",
+            Self::Recv => "recv",
+            Self::IoUring => "io_uring",
+            Self::ProcessVm => "process_vm",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Between which memories the CPU copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    /// Kernel to user.
+    ToUser,
+    /// User to kernel.
+    FromUser,
+    /// Kernel to kernel.
+    InKernel,
+}
+
+impl Direction {
+    /// Every direction, in the order of their discriminants.
+    pub const ALL: [Self; 3] = [Self::ToUser, Self::FromUser, Self::InKernel];
+
+    /// The name that labels, tables and JSON use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ToUser => "to_user",
+            Self::FromUser => "from_user",
+            Self::InKernel => "in_kernel",
+        }
+    }
+}
+
+/// What could not be counted where it belongs. Each has a counter of its own, so nothing is lost in
+/// silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Dropped {
+    /// Events charged to the process [`ProcessKey::OVERFLOW`] because the process map was full.
+    ProcessMapFull,
+    /// Calls whose copies so far could not be kept across a context switch.
+    CallMapFull,
+    /// Copies through an `iov_iter` type this program does not know.
+    UnknownIter,
+    /// The bytes of those copies.
+    UnknownIterBytes,
+}
+
+impl Dropped {
+    /// Every reason, in the order of their discriminants.
+    pub const ALL: [Self; 4] = [
+        Self::ProcessMapFull,
+        Self::CallMapFull,
+        Self::UnknownIter,
+        Self::UnknownIterBytes,
+    ];
+
+    /// The value of the label `reason`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ProcessMapFull => "process_map_full",
+            Self::CallMapFull => "call_map_full",
+            Self::UnknownIter => "unknown_iter",
+            Self::UnknownIterBytes => "unknown_iter_bytes",
+        }
+    }
+}
+
+/// Identifies a process for good: a reused pid is another process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct ProcessKey {
+    /// The thread group id, 0 for the pseudo-process `kernel`.
+    pub pid: u32,
+    /// When the thread group's leader started, in ticks of [`TICK_NANOSECONDS`] since boot, as field
+    /// 22 of /proc/PID/stat has it (its low 32 bits).
+    pub start: u32,
+}
+
+impl ProcessKey {
+    /// Work of the kernel that belongs to no process: kernel threads, interrupts.
+    pub const KERNEL: Self = Self { pid: 0, start: 0 };
+    /// Takes the counts of processes that the full map has no place for.
+    pub const OVERFLOW: Self = Self {
+        pid: u32::MAX,
+        start: 0,
+    };
+}
+
+/// The kernel shows process start times to user space in units of `1/USER_HZ` s; `USER_HZ` is 100.
+pub const TICK_NANOSECONDS: u64 = 10_000_000;
+
+/// Length of a task's command name, the terminating zero included (`TASK_COMM_LEN`).
+pub const COMM_LEN: usize = 16;
+
+/// The counters of one process and method.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct MethodCounters {
+    /// System calls that returned.
+    pub calls: u64,
+    /// Bytes that they reported as moved.
+    pub payload_bytes: u64,
+    /// The part of the payload that no copy carried.
+    pub zero_copy_bytes: u64,
+    /// Runs of a carrier, by [`Direction`].
+    pub copies: [u64; Direction::ALL.len()],
+    /// Bytes that they copied, by [`Direction`].
+    pub copied_bytes: [u64; Direction::ALL.len()],
+}
+
+/// The counters of one process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ProcessCounters {
+    /// By [`Method`].
+    pub methods: [MethodCounters; Method::ALL.len()],
+    /// Page faults taken in user mode: two mode switches each.
+    pub user_faults: u64,
+    /// Page faults served without I/O, as `ru_minflt` counts them.
+    pub minor_faults: u64,
+    /// Page faults that waited for I/O, as `ru_majflt` counts them.
+    pub major_faults: u64,
+    /// Context switches of a task that went to sleep or exited.
+    pub voluntary_switches: u64,
+    /// Context switches of a task that could have gone on.
+    pub involuntary_switches: u64,
+    /// The thread group leader's command name.
+    pub comm: [u8; COMM_LEN],
+    /// Not 0 once the last thread has left its CPU for good.
+    pub exited: u64,
+}
+
+/// What the system call that a task is in has copied so far; joins the process at the call's exit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Call {
+    /// Runs of a carrier, by [`Direction`].
+    pub copies: [u64; Direction::ALL.len()],
+    /// Bytes that they copied, by [`Direction`].
+    pub copied_bytes: [u64; Direction::ALL.len()],
+    /// Bytes handed to a socket by reference.
+    pub by_reference: u64,
+    /// The part of `by_reference` that the innermost `tcp_sendmsg_locked` has yet to return.
+    pub unreturned: u64,
+    /// Not 0 if any other field is not.
+    pub dirty: u64,
+}
+
+/// An offset or address that the running kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+/// What the programs need to know of the running kernel, read from its BTF and symbols by user
+/// space before loading. A frozen global: the verifier prunes on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+#[allow(
+    missing_docs,
+    reason = "each field is the kernel's own `struct.member`"
+)]
+pub struct KernelLayout {
+    pub task_flags: u32,
+    pub task_pid: u32,
+    pub task_tgid: u32,
+    pub task_group_leader: u32,
+    pub task_start_boottime: u32,
+    pub task_comm: u32,
+    pub task_signal: u32,
+    pub task_stack: u32,
+    pub task_state: u32,
+    pub thread_info_status: u32,
+    pub signal_live: u32,
+    pub regs_orig_ax: u32,
+    /// From `task_struct.stack` to the saved user registers.
+    pub stack_regs: u32,
+    pub iter_type: u32,
+    /// `iter_type >> this` numbers the types from 0 (5.10 keeps one bit a type).
+    pub iter_type_shift: u32,
+    /// Types, one bit each, whose other side is user memory.
+    pub iter_user: u32,
+    /// Types whose other side is kernel memory.
+    pub iter_kernel: u32,
+    /// Types that copy nothing.
+    pub iter_none: u32,
+    pub msghdr_msg_iter: u32,
+    pub skb_data_len: u32,
+    /// Whether the helper `bpf_get_current_task_btf` is there (5.11).
+    pub has_task_btf: u32,
+    /// Whether the helper `bpf_task_pt_regs` is there (5.15).
+    pub has_task_pt_regs: u32,
+    /// Whether only processes that have an entry are counted.
+    pub filtered: u32,
+    /// Keeps the next field aligned.
+    pub padding: u32,
+    /// Address of `__per_cpu_offset`, 0 if unknown.
+    pub per_cpu_offset: u64,
+    /// Per-CPU address of the preemption count, 0 if unknown.
+    pub preempt_count: u64,
+}
+
+impl KernelLayout {
+    /// A layout of which nothing is known.
+    pub const UNKNOWN: Self = Self {
+        task_flags: ABSENT,
+        task_pid: ABSENT,
+        task_tgid: ABSENT,
+        task_group_leader: ABSENT,
+        task_start_boottime: ABSENT,
+        task_comm: ABSENT,
+        task_signal: ABSENT,
+        task_stack: ABSENT,
+        task_state: ABSENT,
+        thread_info_status: ABSENT,
+        signal_live: ABSENT,
+        regs_orig_ax: ABSENT,
+        stack_regs: ABSENT,
+        iter_type: ABSENT,
+        iter_type_shift: 0,
+        iter_user: 0,
+        iter_kernel: 0,
+        iter_none: 0,
+        msghdr_msg_iter: ABSENT,
+        skb_data_len: ABSENT,
+        has_task_btf: 0,
+        has_task_pt_regs: 0,
+        filtered: 0,
+        padding: 0,
+        per_cpu_offset: 0,
+        preempt_count: 0,
+    };
+}
+
+/// System call numbers that [`SyscallMethods`] covers; all of x86-64's are below.
+pub const SYSCALLS: usize = 512;
+
+/// For each system call number its [`Method`], with [`COLLECTED`] if its exit is hooked.
+pub type SyscallMethods = [u8; SYSCALLS];
+
+/// Set in [`SyscallMethods`] where a program at the call's exit collects the [`Call`].
+pub const COLLECTED: u8 = 0x80;
+
+const _: () = {
+    assert!(size_of::<ProcessKey>() == 8);
+    assert!(size_of::<MethodCounters>() == 72);
+    assert!(size_of::<ProcessCounters>() == 13 * 72 + 5 * 8 + 16 + 8);
+    assert!(size_of::<Call>() == 72);
+    assert!(size_of::<KernelLayout>() == 24 * 4 + 2 * 8);
+    assert!(Method::ALL[Method::Other as usize] as u8 == Method::Other as u8);
+    assert!((Method::Other as u8) < COLLECTED);
+};
+
+#[cfg(feature = "user")]
+mod user {
+    // SAFETY: plain old data, `repr(C)`, without padding (see the assertions above).
+    unsafe impl aya::Pod for super::ProcessKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ProcessCounters {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Call {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::KernelLayout {}
+}

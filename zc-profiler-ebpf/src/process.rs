@@ -1,0 +1,144 @@
+//! The ledger's entries: finding or making the one of a process, and adding to it.
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::bpf_probe_read_kernel_buf,
+    macros::map,
+    maps::{Array, HashMap},
+};
+use zc_profiler_ebpf::{COMM_LEN, Direction, Dropped, ProcessCounters, ProcessKey};
+
+use crate::kernel::{Task, layout};
+
+/// The ledger. User space sizes it, and makes the entries of [`ProcessKey::KERNEL`] and
+/// [`ProcessKey::OVERFLOW`] before any program is attached.
+#[map]
+static PROCESSES: HashMap<ProcessKey, ProcessCounters> = HashMap::with_max_entries(1, 0);
+
+/// One entry of zeros: a new process's counters do not fit a program's stack.
+#[map]
+static ZEROS: Array<ProcessCounters> = Array::with_max_entries(1, 0);
+
+#[map]
+static DROPPED: Array<u64> = Array::with_max_entries(Dropped::ALL.len() as u32, 0);
+
+/// Set by user space once every program is attached, so that no event is counted in part: the copies
+/// of a call whose exit nobody sees yet, or a call without its copies.
+#[unsafe(no_mangle)]
+static mut ENABLED: u32 = 0;
+
+#[inline(always)]
+pub fn enabled() -> bool {
+    // SAFETY: an aligned word that user space writes once.
+    unsafe { (&raw const ENABLED).read_volatile() != 0 }
+}
+
+/// The counters of one process, shared by all CPUs.
+#[derive(Clone, Copy)]
+pub struct Entry(*mut ProcessCounters);
+
+/// The entry of the running task's process; `None` if a filter leaves it out.
+#[inline(always)]
+pub fn current() -> Option<Entry> {
+    of(Task::current())
+}
+
+/// The entry of a task's process; `None` if a filter leaves it out.
+#[inline(always)]
+pub fn of(task: Task) -> Option<Entry> {
+    let key = task.process();
+    match PROCESSES.get_ptr_mut(&key) {
+        Some(counters) => Some(Entry(counters)),
+        None if layout!(filtered) != 0 => None,
+        None => create(&key, task),
+    }
+}
+
+/// The entry of a task's process, if there is one.
+#[inline(always)]
+pub fn existing(task: Task) -> Option<Entry> {
+    PROCESSES.get_ptr_mut(&task.process()).map(Entry)
+}
+
+/// The entry of the pseudo-process `kernel`; `None` under a filter.
+#[inline(always)]
+pub fn kernel() -> Option<Entry> {
+    if layout!(filtered) != 0 {
+        return None;
+    }
+    PROCESSES.get_ptr_mut(&ProcessKey::KERNEL).map(Entry)
+}
+
+/// Makes a task's process known, or falls back to the overflow entry if the map is full.
+#[inline(always)]
+pub fn create(key: &ProcessKey, task: Task) -> Option<Entry> {
+    if let Some(zeros) = ZEROS.get(0) {
+        // Another CPU may make it first, which is as good: the look-up below decides.
+        let _ = PROCESSES.insert(key, zeros, BPF_NOEXIST.into());
+    }
+    if let Some(counters) = PROCESSES.get_ptr_mut(key) {
+        let entry = Entry(counters);
+        entry.set_comm(task.leader().comm_address());
+        return Some(entry);
+    }
+    dropped(Dropped::ProcessMapFull, 1);
+    PROCESSES.get_ptr_mut(&ProcessKey::OVERFLOW).map(Entry)
+}
+
+#[inline(always)]
+pub fn dropped(reason: Dropped, count: u64) {
+    if let Some(counter) = DROPPED.get_ptr_mut(reason as u32) {
+        add(counter, count);
+    }
+}
+
+impl Entry {
+    #[inline(always)]
+    pub fn counters(self) -> *mut ProcessCounters {
+        self.0
+    }
+
+    /// Adds copies made outside any collected system call.
+    #[inline(always)]
+    pub fn add_copy(self, method: u8, direction: Direction, bytes: u64) {
+        if method as usize >= zc_profiler_ebpf::Method::ALL.len() {
+            return;
+        }
+        // SAFETY: a live map value; the index is in bounds.
+        unsafe {
+            let counters = (&raw mut (*self.0).methods)
+                .cast::<zc_profiler_ebpf::MethodCounters>()
+                .add(method as usize);
+            add(&raw mut (*counters).copies[direction as usize], 1);
+            add(&raw mut (*counters).copied_bytes[direction as usize], bytes);
+        }
+    }
+
+    /// Copies a command name from kernel memory.
+    #[inline(always)]
+    pub fn set_comm(self, comm: *const u8) {
+        // SAFETY: a live map value; the helper checks the source.
+        unsafe {
+            let target: &mut [u8; COMM_LEN] = &mut (*self.0).comm;
+            let _ = bpf_probe_read_kernel_buf(comm, target);
+        }
+    }
+
+    #[inline(always)]
+    pub fn set_exited(self) {
+        // SAFETY: a live map value.
+        unsafe { (&raw mut (*self.0).exited).write_volatile(1) }
+    }
+}
+
+/// Adds to a counter that other CPUs add to as well.
+#[inline(always)]
+pub fn add(counter: *mut u64, count: u64) {
+    // Written out because the compiler may pick the fetching form, which 5.10 does not know.
+    // SAFETY: `counter` lies in a live map value and is aligned.
+    unsafe {
+        asm!("lock *(u64 *)({counter} + 0) += {count}", counter = in(reg) counter, count = in(reg) count);
+    }
+}

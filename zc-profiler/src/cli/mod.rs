@@ -1,0 +1,65 @@
+//! The command line: one file a subcommand.
+
+mod doctor;
+mod lab;
+mod serve;
+mod signals;
+mod stat;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Counts how many bytes the Linux kernel really copies for each process: user to kernel, kernel to
+/// user and inside the kernel, by I/O method, with the payload that moved without a copy, and the mode
+/// and context switches it cost.
+#[derive(Debug, Parser)]
+#[command(name = "zc-profiler", version)]
+pub struct Cli {
+    /// Say what is done, and what the eBPF programs log
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Count for the whole machine and export to Prometheus, until told to stop
+    Serve(serve::Args),
+    /// Run a command, or watch a process, and print its ledger when it ends
+    Stat(stat::Args),
+    /// Drive each I/O method with a known payload; theory, truth and measurement side by side
+    Lab(lab::LabArgs),
+    /// Show what this kernel allows, and which probes hold
+    Doctor,
+    /// A process that `lab` starts
+    #[command(name = lab::WORKER, hide = true)]
+    LabWorker(lab::WorkerArgs),
+}
+
+impl Cli {
+    /// Carries out the subcommand.
+    ///
+    /// # Errors
+    ///
+    /// One line each, for standard error.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let level = if self.verbose {
+            log::LevelFilter::Debug
+        } else {
+            log::LevelFilter::Warn
+        };
+        env_logger::Builder::new()
+            .filter_level(level)
+            .format_timestamp(None)
+            .init();
+        match self.command {
+            Command::Serve(args) => serve::run(&args, self.verbose),
+            Command::Stat(args) => stat::run(args, self.verbose),
+            Command::Lab(args) => lab::run(&args, self.verbose),
+            Command::LabWorker(args) => lab::worker(&args),
+            Command::Doctor => doctor::run(self.verbose),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! `zc-profiler serve`.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{Profiler, Scope, export::http};
+
+/// How often room is made in the kernel's map, should nobody scrape.
+const RETIRE_EVERY: Duration = Duration::from_secs(10);
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where to serve /metrics and /healthz
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464")]
+    listen: String,
+}
+
+pub fn run(args: &Args, verbose: bool) -> anyhow::Result<ExitCode> {
+    let listener = http::bind(&args.listen)?;
+    let address = listener.local_addr()?;
+    let profiler = Arc::new(Profiler::attach(Scope::System, verbose)?);
+    warn_of_losses(&profiler);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let stop = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        tokio::spawn(retire(Arc::clone(&profiler)));
+        eprintln!("zc-profiler: counting; metrics: http://{address}/metrics");
+        http::serve(listener, profiler, stop).await
+    })?;
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn retire(profiler: Arc<Profiler>) {
+    let mut ticks = tokio::time::interval(RETIRE_EVERY);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = profiler.retire() {
+            log::error!("making room in the ledger: {error}");
+        }
+    }
+}
+
+/// Says at once what will not be counted, rather than exporting silence.
+pub fn warn_of_losses(profiler: &Profiler) {
+    for status in profiler.statuses() {
+        if let crate::probes::State::Failed(reason) = &status.state {
+            log::warn!("{}: {reason}; lost: {}", status.hook.name, status.hook.lost);
+        }
+    }
+}

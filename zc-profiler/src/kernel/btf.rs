@@ -1,0 +1,379 @@
+//! A reader of the kernel's own type information (BTF, `Documentation/bpf/btf.rst`): offsets of
+//! members, values of enumerators, numbers of arguments.
+//!
+//! aya relocates no field accesses of programs written in Rust, so user space looks the offsets up.
+
+use std::{collections::HashMap, fs, io, path::Path};
+
+use thiserror::Error;
+
+/// Why type information could not be read.
+#[derive(Debug, Error)]
+pub enum BtfError {
+    /// The file could not be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The bytes are no BTF.
+    #[error("BTF is malformed at byte {0}")]
+    Malformed(usize),
+    /// A kind of type that is newer than this reader.
+    #[error("BTF has a type of unknown kind {0}")]
+    UnknownKind(u8),
+}
+
+/// What the kernel says of its types and functions.
+#[derive(Debug)]
+pub struct Btf {
+    data: Vec<u8>,
+    strings: usize,
+    /// Byte offset of each type, by id; id 0 is void.
+    types: Vec<usize>,
+    named: HashMap<(Kind, String), usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Struct,
+    Function,
+    Typedef,
+    Enum,
+}
+
+const MAGIC: u16 = 0xeb9f;
+const HEADER_FIELDS: usize = 8;
+const COMMON: usize = 12;
+
+const KIND_STRUCT: u8 = 4;
+const KIND_UNION: u8 = 5;
+const KIND_ENUM: u8 = 6;
+const KIND_TYPEDEF: u8 = 8;
+const KIND_VOLATILE: u8 = 9;
+const KIND_CONST: u8 = 10;
+const KIND_RESTRICT: u8 = 11;
+const KIND_FUNC: u8 = 12;
+const KIND_FUNC_PROTO: u8 = 13;
+const KIND_TYPE_TAG: u8 = 18;
+const KIND_ENUM64: u8 = 19;
+
+/// Bytes behind a type's common part: fixed, and for each of its `vlen` parts.
+const fn trailer(kind: u8) -> Option<(usize, usize)> {
+    Some(match kind {
+        1 | 14 | 17 => (4, 0),
+        3 => (12, 0),
+        4 | 5 | 15 | 19 => (0, 12),
+        6 | 13 => (0, 8),
+        2 | 7..=12 | 16 | 18 => (0, 0),
+        _ => return None,
+    })
+}
+
+impl Btf {
+    /// Reads the running kernel's.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel has none (`CONFIG_DEBUG_INFO_BTF`), or if it cannot be understood.
+    pub fn of_kernel() -> Result<Self, BtfError> {
+        let path = Path::new("/sys/kernel/btf/vmlinux");
+        let data = fs::read(path).map_err(|source| BtfError::Read {
+            path: path.display().to_string(),
+            source,
+        })?;
+        Self::parse(data)
+    }
+
+    /// Understands type information.
+    ///
+    /// # Errors
+    ///
+    /// If it is malformed, or has kinds that this reader does not know.
+    pub fn parse(data: Vec<u8>) -> Result<Self, BtfError> {
+        let mut btf = Self {
+            data,
+            strings: 0,
+            types: vec![0],
+            named: HashMap::new(),
+        };
+        if btf.u32(0)? & 0xffff != u32::from(MAGIC) {
+            return Err(BtfError::Malformed(0));
+        }
+        let header = btf.u32(4)? as usize;
+        let section = |field: usize| -> Result<usize, BtfError> {
+            Ok(btf.u32(HEADER_FIELDS + 4 * field)? as usize)
+        };
+        let (types, types_length, strings) = (section(0)?, section(1)?, section(2)?);
+        btf.strings = header + strings;
+        let mut at = header + types;
+        let end = at + types_length;
+        while at < end {
+            let (kind, parts) = btf.kind(at)?;
+            let (fixed, each) = trailer(kind).ok_or(BtfError::UnknownKind(kind))?;
+            btf.types.push(at);
+            let indexed = match kind {
+                KIND_STRUCT => Some(Kind::Struct),
+                KIND_FUNC => Some(Kind::Function),
+                KIND_TYPEDEF => Some(Kind::Typedef),
+                KIND_ENUM | KIND_ENUM64 => Some(Kind::Enum),
+                _ => None,
+            };
+            if let Some(indexed) = indexed {
+                let name = btf.string(btf.u32(at)?)?.to_owned();
+                if !name.is_empty() {
+                    btf.named.entry((indexed, name)).or_insert(at);
+                }
+            }
+            at += COMMON + fixed + each * parts;
+        }
+        Ok(btf)
+    }
+
+    /// Whether the kernel has a function of that name that BTF describes.
+    #[must_use]
+    pub fn has_function(&self, name: &str) -> bool {
+        self.find(Kind::Function, name).is_some()
+    }
+
+    /// How many arguments a function takes.
+    #[must_use]
+    pub fn function_arguments(&self, name: &str) -> Option<usize> {
+        let function = self.find(Kind::Function, name)?;
+        self.prototype_arguments(self.referred(function)?)
+    }
+
+    /// How many arguments a tracepoint passes to raw and BTF-typed programs.
+    #[must_use]
+    pub fn tracepoint_arguments(&self, name: &str) -> Option<usize> {
+        let typedef = self.find(Kind::Typedef, &format!("btf_trace_{name}"))?;
+        let pointer = self.referred(typedef)?;
+        // The first argument of the kernel's own callback is its private data.
+        Some(self.prototype_arguments(self.referred(pointer)?)? - 1)
+    }
+
+    /// The byte offset of a member, given as a path through structures: `thread_info.status`.
+    /// Anonymous members on the way are looked into.
+    #[must_use]
+    pub fn member(&self, structure: &str, path: &str) -> Option<u32> {
+        let mut at = self.find(Kind::Struct, structure)?;
+        let mut offset = 0;
+        for name in path.split('.') {
+            let (bits, member) = self.member_of(at, name)?;
+            offset += bits;
+            at = member;
+        }
+        (offset % 8 == 0).then_some(offset / 8)
+    }
+
+    /// The size of a structure in bytes.
+    #[must_use]
+    pub fn size(&self, structure: &str) -> Option<u32> {
+        self.u32(self.find(Kind::Struct, structure)? + 8).ok()
+    }
+
+    /// The value of an enumerator.
+    #[must_use]
+    pub fn enumerator(&self, name: &str, enumerator: &str) -> Option<u32> {
+        let at = self.find(Kind::Enum, name)?;
+        let (kind, parts) = self.kind(at).ok()?;
+        let size = trailer(kind)?.1;
+        (0..parts)
+            .map(|part| at + COMMON + part * size)
+            .find_map(|part| {
+                let found = self.string(self.u32(part).ok()?).ok()? == enumerator;
+                found.then(|| self.u32(part + 4).ok())?
+            })
+    }
+
+    fn find(&self, kind: Kind, name: &str) -> Option<usize> {
+        self.named.get(&(kind, name.to_owned())).copied()
+    }
+
+    fn prototype_arguments(&self, at: usize) -> Option<usize> {
+        match self.kind(at).ok()? {
+            (KIND_FUNC_PROTO, parts) => Some(parts),
+            _ => None,
+        }
+    }
+
+    /// The member's offset in bits and the place of its type.
+    fn member_of(&self, structure: usize, name: &str) -> Option<(u32, usize)> {
+        let (_, parts) = self.kind(structure).ok()?;
+        let bitfields = self.u32(structure + 4).ok()? >> 31 == 1;
+        (0..parts)
+            .map(|part| structure + COMMON + part * 12)
+            .find_map(|part| {
+                let member_name = self.string(self.u32(part).ok()?).ok()?;
+                let member = self.resolved(self.u32(part + 4).ok()?)?;
+                let mut offset = self.u32(part + 8).ok()?;
+                if bitfields {
+                    offset &= 0x00ff_ffff;
+                }
+                if member_name == name {
+                    return Some((offset, member));
+                }
+                if member_name.is_empty()
+                    && matches!(self.kind(member).ok()?.0, KIND_STRUCT | KIND_UNION)
+                {
+                    let (inner, found) = self.member_of(member, name)?;
+                    return Some((offset + inner, found));
+                }
+                None
+            })
+    }
+
+    /// The place of the type a pointer, typedef or function refers to.
+    fn referred(&self, at: usize) -> Option<usize> {
+        self.resolved(self.u32(at + 8).ok()?)
+    }
+
+    /// The place of a type behind its names and qualifiers.
+    fn resolved(&self, mut id: u32) -> Option<usize> {
+        // Longer chains than this are malformed.
+        for _ in 0..32 {
+            let at = *self.types.get(id as usize)?;
+            match self.kind(at).ok()?.0 {
+                KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG => {
+                    id = self.u32(at + 8).ok()?;
+                }
+                _ => return Some(at),
+            }
+        }
+        None
+    }
+
+    fn kind(&self, at: usize) -> Result<(u8, usize), BtfError> {
+        let info = self.u32(at + 4)?;
+        Ok(((info >> 24 & 0x1f) as u8, (info & 0xffff) as usize))
+    }
+
+    fn u32(&self, at: usize) -> Result<u32, BtfError> {
+        let bytes = self.data.get(at..at + 4).ok_or(BtfError::Malformed(at))?;
+        Ok(u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    }
+
+    fn string(&self, offset: u32) -> Result<&str, BtfError> {
+        let start = self.strings + offset as usize;
+        let rest = self.data.get(start..).ok_or(BtfError::Malformed(start))?;
+        let end = rest
+            .iter()
+            .position(|byte| *byte == 0)
+            .ok_or(BtfError::Malformed(start))?;
+        std::str::from_utf8(&rest[..end]).map_err(|_| BtfError::Malformed(start))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `struct outer { int a; struct { int b; }; struct inner { int c; } in; }`, an enum, a function
+    /// of two arguments and a tracepoint of one.
+    fn sample() -> Vec<u8> {
+        let mut strings = vec![0u8];
+        let mut name = |text: &str| {
+            let offset = u32::try_from(strings.len()).unwrap();
+            strings.extend(text.bytes().chain([0]));
+            offset
+        };
+        let (outer, inner, a, b, c, within) = (
+            name("outer"),
+            name("inner"),
+            name("a"),
+            name("b"),
+            name("c"),
+            name("in"),
+        );
+        let (colour, red, green) = (name("colour"), name("RED"), name("GREEN"));
+        let (function, tracepoint, int) = (name("moved"), name("btf_trace_tick"), name("int"));
+        let info = |kind: u32, parts: u32| kind << 24 | parts;
+        let types: Vec<u32> = [
+            vec![int, info(1, 0), 4, 32],                                  // 1
+            vec![0, info(4, 1), 4, b, 1, 0],                               // 2: anonymous
+            vec![inner, info(4, 1), 4, c, 1, 0],                           // 3
+            vec![0, info(10, 0), 3],                                       // 4: const inner
+            vec![outer, info(4, 3), 12, a, 1, 0, 0, 2, 32, within, 4, 64], // 5
+            vec![colour, info(6, 2), 4, red, 1, green, 7],                 // 6
+            vec![0, info(13, 2), 1, 0, 1, 0, 1],                           // 7
+            vec![function, info(12, 1), 7],                                // 8
+            vec![0, info(2, 0), 7],                                        // 9: pointer to 7
+            vec![tracepoint, info(8, 0), 9],                               // 10
+        ]
+        .concat();
+        let length = u32::try_from(types.len() * 4).unwrap();
+        let header = [
+            u32::from(MAGIC) | 1 << 16,
+            24,
+            0,
+            length,
+            length,
+            u32::try_from(strings.len()).unwrap(),
+        ];
+        let words = header
+            .iter()
+            .chain(&types)
+            .flat_map(|word| word.to_ne_bytes());
+        words.chain(strings).collect()
+    }
+
+    #[test]
+    fn members_enumerators_and_arguments_are_found() {
+        let btf = Btf::parse(sample()).expect("parse");
+        assert_eq!(btf.member("outer", "a"), Some(0));
+        assert_eq!(
+            btf.member("outer", "b"),
+            Some(4),
+            "through an anonymous member"
+        );
+        assert_eq!(
+            btf.member("outer", "in.c"),
+            Some(8),
+            "through a const member"
+        );
+        assert_eq!(btf.member("outer", "in.d"), None);
+        assert_eq!(btf.size("outer"), Some(12));
+        assert_eq!(btf.enumerator("colour", "GREEN"), Some(7));
+        assert_eq!(btf.enumerator("colour", "BLUE"), None);
+        assert_eq!(btf.function_arguments("moved"), Some(2));
+        assert_eq!(
+            btf.function_arguments("outer"),
+            None,
+            "a structure is no function"
+        );
+        assert_eq!(btf.tracepoint_arguments("tick"), Some(1));
+    }
+
+    #[test]
+    fn garbage_is_an_error() {
+        assert!(matches!(Btf::parse(vec![]), Err(BtfError::Malformed(0))));
+        assert!(Btf::parse(vec![0xff; 64]).is_err());
+        let whole = sample();
+        for length in 0..whole.len() {
+            // Truncation inside the strings is found on use, before that on parsing.
+            let _ = Btf::parse(whole[..length].to_vec()).map(|btf| btf.member("outer", "in.c"));
+        }
+        let mut unknown = whole;
+        unknown[24 + 7] = 31;
+        assert!(matches!(
+            Btf::parse(unknown),
+            Err(BtfError::UnknownKind(31))
+        ));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(change in 0usize..200, value: u8) {
+            let mut data = sample();
+            let at = change % data.len();
+            data[at] = value;
+            if let Ok(btf) = Btf::parse(data) {
+                let _ = btf.member("outer", "in.c");
+                let _ = btf.tracepoint_arguments("tick");
+                let _ = btf.enumerator("colour", "GREEN");
+            }
+        }
+    }
+}

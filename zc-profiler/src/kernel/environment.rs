@@ -1,0 +1,138 @@
+//! What this machine allows: kernel, architecture, lockdown, capabilities.
+
+use std::{fs, io};
+
+/// Capabilities by their bit in `CapEff`.
+const CAPABILITIES: [(u32, &str); 4] = [
+    (39, "CAP_BPF"),
+    (38, "CAP_PERFMON"),
+    (21, "CAP_SYS_ADMIN"),
+    (34, "CAP_SYSLOG"),
+];
+
+/// The state of the machine as far as it bears on loading programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Environment {
+    /// `uname -r`.
+    pub release: String,
+    /// Whether the kernel publishes its BTF.
+    pub btf: bool,
+    /// The lockdown mode in force: none, integrity or confidentiality; none if the kernel has no such
+    /// thing.
+    pub lockdown: String,
+    /// Which capabilities of interest this process has.
+    pub capabilities: Vec<&'static str>,
+}
+
+impl Environment {
+    /// Reads the state of this machine and process.
+    ///
+    /// # Errors
+    ///
+    /// If /proc cannot be read.
+    pub fn read() -> io::Result<Self> {
+        let status = fs::read_to_string("/proc/self/status")?;
+        let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+        Ok(Self {
+            release: fs::read_to_string("/proc/sys/kernel/osrelease")?
+                .trim()
+                .into(),
+            btf: fs::exists("/sys/kernel/btf/vmlinux")?,
+            lockdown: chosen(&lockdown).into(),
+            capabilities: capabilities(&status),
+        })
+    }
+
+    /// Whether a capability is held.
+    #[must_use]
+    pub fn has(&self, capability: &str) -> bool {
+        self.capabilities.contains(&capability)
+    }
+
+    /// The one thing, if there is one, for which no program can be loaded here; with its remedy.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<String> {
+        let loads = self.has("CAP_SYS_ADMIN") || self.has("CAP_BPF") && self.has("CAP_PERFMON");
+        if !loads {
+            return Some(
+                "not permitted to load eBPF programs: run as root, or with CAP_BPF, CAP_PERFMON and \
+                 CAP_SYSLOG"
+                    .into(),
+            );
+        }
+        if self.lockdown == "confidentiality" {
+            return Some(
+                "the kernel is locked down (confidentiality), which refuses programs that read kernel \
+                 memory: boot with lockdown=integrity or lockdown=none"
+                    .into(),
+            );
+        }
+        if !self.btf {
+            return Some(format!(
+                "kernel {} publishes no BTF (/sys/kernel/btf/vmlinux): it needs CONFIG_DEBUG_INFO_BTF=y",
+                self.release
+            ));
+        }
+        None
+    }
+}
+
+/// The mode in brackets: `none [integrity] confidentiality`.
+fn chosen(modes: &str) -> &str {
+    modes
+        .split_once('[')
+        .and_then(|(_, rest)| rest.split_once(']'))
+        .map_or("none", |(mode, _)| mode)
+}
+
+fn capabilities(status: &str) -> Vec<&'static str> {
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
+        .unwrap_or_default();
+    CAPABILITIES
+        .into_iter()
+        .filter(|(bit, _)| effective >> bit & 1 == 1)
+        .map(|(_, name)| name)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn able() -> Environment {
+        Environment {
+            release: "6.1".into(),
+            btf: true,
+            lockdown: "none".into(),
+            capabilities: vec!["CAP_BPF", "CAP_PERFMON"],
+        }
+    }
+
+    #[test]
+    fn each_obstacle_is_named_with_its_remedy() {
+        assert_eq!(able().obstacle(), None);
+        let of = |change: fn(&mut Environment)| {
+            let mut environment = able();
+            change(&mut environment);
+            environment.obstacle().expect("an obstacle")
+        };
+        assert!(of(|it| it.capabilities = vec!["CAP_BPF"]).contains("run as root"));
+        assert!(of(|it| it.lockdown = "confidentiality".into()).contains("lockdown=integrity"));
+        assert!(of(|it| it.btf = false).contains("CONFIG_DEBUG_INFO_BTF"));
+    }
+
+    #[test]
+    fn lockdown_and_capabilities_are_read() {
+        assert_eq!(chosen("none [integrity] confidentiality\n"), "integrity");
+        assert_eq!(chosen(""), "none");
+        let status = "Name:\tx\nCapEff:\t000000c000200000\n";
+        assert_eq!(
+            capabilities(status),
+            ["CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN"]
+        );
+        assert!(capabilities("CapEff:\tgarbage").is_empty());
+    }
+}

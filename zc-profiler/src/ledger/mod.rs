@@ -1,0 +1,202 @@
+//! From the maps in the kernel to plain values.
+
+mod model;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Mutex;
+
+use aya::maps::{Array, HashMap, MapData, MapError};
+use thiserror::Error;
+use zc_profiler_ebpf::{COMM_LEN, ProcessCounters};
+
+pub use self::model::{
+    ContextSwitches, Copies, Counters, MethodTotals, ModeSwitches, PageFaults, Process, Snapshot,
+};
+pub use zc_profiler_ebpf::{Direction, Dropped, Method, ProcessKey};
+
+/// Why the ledger could not be read or written.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The kernel refused.
+    #[error("{call}: {source}")]
+    Map {
+        /// What was tried.
+        call: &'static str,
+        /// What failed.
+        source: MapError,
+    },
+    /// There is no such process.
+    #[error("no process {0}")]
+    NoProcess(u32),
+}
+
+/// The kernel's counters, and those of processes that are gone and were taken out.
+pub struct Ledger {
+    processes: Mutex<HashMap<MapData, ProcessKey, ProcessCounters>>,
+    dropped: Array<MapData, u64>,
+    retired: Mutex<Retired>,
+}
+
+#[derive(Default)]
+struct Retired {
+    counters: BTreeMap<String, Counters>,
+    /// Processes that were seen to have exited; the next time they go.
+    exited: HashSet<ProcessKey>,
+}
+
+impl Ledger {
+    pub(crate) fn new(
+        processes: HashMap<MapData, ProcessKey, ProcessCounters>,
+        dropped: Array<MapData, u64>,
+    ) -> Self {
+        Self {
+            processes: Mutex::new(processes),
+            dropped,
+            retired: Mutex::default(),
+        }
+    }
+
+    /// Counts a running process and its descendants from now on, under [`crate::Scope::Tree`].
+    ///
+    /// # Errors
+    ///
+    /// If there is no such process, or the map is full.
+    pub fn follow(&self, pid: u32) -> Result<(), Error> {
+        let key = key_of(pid).ok_or(Error::NoProcess(pid))?;
+        let mut counters = ProcessCounters::default();
+        let comm = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        for (target, byte) in counters.comm.iter_mut().zip(comm).take(COMM_LEN - 1) {
+            *target = if byte == b'\n' { 0 } else { byte };
+        }
+        lock(&self.processes)
+            .insert(key, counters, 0)
+            .map_err(|source| Error::Map {
+                call: "bpf_map_update_elem(PROCESSES)",
+                source,
+            })
+    }
+
+    /// All counters now.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses to read its maps.
+    pub fn snapshot(&self) -> Result<Snapshot, Error> {
+        let processes = lock(&self.processes);
+        let mut keys = processes
+            .keys()
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|source| Error::Map {
+                call: "bpf_map_get_next_key(PROCESSES)",
+                source,
+            })?;
+        keys.sort_unstable();
+        keys.dedup();
+        let mut snapshot = Snapshot::default();
+        for key in keys {
+            let counters = processes.get(&key, 0).map_err(|source| Error::Map {
+                call: "bpf_map_lookup_elem(PROCESSES)",
+                source,
+            })?;
+            snapshot.processes.push(Process::new(key, &counters));
+        }
+        for reason in Dropped::ALL {
+            let count = self
+                .dropped
+                .get(&(reason as u32), 0)
+                .map_err(|source| Error::Map {
+                    call: "bpf_map_lookup_elem(DROPPED)",
+                    source,
+                })?;
+            snapshot.dropped.insert(reason, count);
+        }
+        snapshot.retired = lock(&self.retired).counters.clone();
+        Ok(snapshot)
+    }
+
+    /// Makes room: takes processes that have exited out of the kernel's map and keeps their sums by
+    /// command name. To be called between snapshots, so that each exited process is seen at least
+    /// once.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses to read or change its maps.
+    pub fn retire(&self) -> Result<(), Error> {
+        let snapshot = self.snapshot()?;
+        let mut processes = lock(&self.processes);
+        let mut retired = lock(&self.retired);
+        let gone: Vec<_> = snapshot
+            .processes
+            .into_iter()
+            .filter(|process| process.exited)
+            .collect();
+        // The group's other threads may still be on their last steps when the first says that all are
+        // exiting; by the next time they are gone.
+        let before = std::mem::take(&mut retired.exited);
+        for process in gone {
+            if !before.contains(&process.key) {
+                retired.exited.insert(process.key);
+                continue;
+            }
+            // Read again: what came since the snapshot belongs to it too.
+            let Ok(counters) = processes.get(&process.key, 0) else {
+                continue;
+            };
+            processes
+                .remove(&process.key)
+                .map_err(|source| Error::Map {
+                    call: "bpf_map_delete_elem(PROCESSES)",
+                    source,
+                })?;
+            *retired.counters.entry(process.comm).or_default() += &Counters::from(&counters);
+        }
+        Ok(())
+    }
+}
+
+/// The key the kernel's programs use for a running process.
+fn key_of(pid: u32) -> Option<ProcessKey> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(ProcessKey {
+        pid,
+        start: start_ticks(&stat)?,
+    })
+}
+
+/// Field 22 of /proc/PID/stat; the name before it may hold spaces and parentheses.
+fn start_ticks(stat: &str) -> Option<u32> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks: u64 = fields.split_ascii_whitespace().nth(19)?.parse().ok()?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the kernel's programs keep the low half too"
+    )]
+    Some(ticks as u32)
+}
+
+/// A panic while holding one of these leaves nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_time_is_found_behind_any_name() {
+        let stat = "42 (a) b) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 10";
+        assert_eq!(start_ticks(stat), Some(4711));
+        assert_eq!(start_ticks("42 (short) S 1"), None);
+        assert_eq!(start_ticks(""), None);
+    }
+
+    #[test]
+    fn a_running_process_has_a_key() {
+        let key = key_of(std::process::id()).expect("own key");
+        assert_eq!(key.pid, std::process::id());
+        assert_eq!(key_of(u32::MAX), None);
+    }
+}

@@ -1,0 +1,18 @@
+//! Counts how many bytes the Linux kernel really copies for each process.
+//!
+//! Data goes one way: programs in the kernel fill maps, [`ledger`] turns those into plain values, and
+//! everything after it is ordinary code. Only [`probes`] and [`ledger`] know of aya.
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+compile_error!("zc-profiler counts on Linux on x86-64 only");
+
+pub mod cli;
+pub mod export;
+pub mod kernel;
+pub mod ledger;
+pub mod probes;
+mod profiler;
+pub mod workload;
+
+pub use probes::Scope;
+pub use profiler::{Error, Profiler};

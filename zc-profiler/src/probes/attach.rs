@@ -1,0 +1,181 @@
+//! From the hook table to attached programs.
+
+use std::collections::HashSet;
+
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{BtfTracePoint, FEntry, FExit, Program, ProgramError},
+};
+use aya_log::Level;
+use zc_profiler_ebpf::{COLLECTED, KernelLayout, Method, SYSCALLS, SyscallMethods};
+
+use super::{
+    Error,
+    hooks::{self, Attach, Form, Hook},
+    status::{State, Status},
+};
+use crate::kernel::{Need, btf::Btf};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/zc-profiler-ebpf"));
+
+/// What loading needs to know.
+pub struct Plan<'a> {
+    /// The running kernel's types, for choosing forms.
+    pub btf: &'a Btf,
+    /// The same, as aya wants them.
+    pub aya_btf: &'a aya::Btf,
+    /// What the programs need to know.
+    pub layout: KernelLayout,
+    /// What of it the kernel does not have.
+    pub missing: &'a [(Need, String)],
+    /// How many processes the ledger holds.
+    pub processes: u32,
+    /// Whether programs log.
+    pub verbose: bool,
+}
+
+impl Plan<'_> {
+    /// Loads and attaches every row that this kernel allows.
+    pub fn carry_out(&self) -> Result<(Ebpf, Vec<Status>), Error> {
+        let mut refused = HashSet::new();
+        loop {
+            let (ebpf, statuses) = self.attempt(&refused)?;
+            // The programs were told that this exit collects copies, which it will not: again,
+            // without it.
+            let failed: Vec<_> = statuses
+                .iter()
+                .filter(|status| status.hook.syscall.is_some())
+                .filter(|status| matches!(status.state, State::Failed(_)))
+                .map(|status| status.hook.name)
+                .filter(|name| !refused.contains(name))
+                .collect();
+            if failed.is_empty() {
+                return Ok((ebpf, statuses));
+            }
+            refused.extend(failed);
+        }
+    }
+
+    fn attempt(&self, refused: &HashSet<&str>) -> Result<(Ebpf, Vec<Status>), Error> {
+        let methods = self.syscall_methods(refused);
+        let level = if self.verbose { Level::Debug as u8 } else { 0 };
+        let mut ebpf = EbpfLoader::new()
+            .btf(Some(self.aya_btf))
+            .override_global("LAYOUT", &self.layout, true)
+            .override_global("SYSCALL_METHODS", methods.as_slice(), true)
+            .override_global(aya_log::LEVEL, &level, true)
+            .map_max_entries("PROCESSES", self.processes)
+            .load(OBJECT)
+            .map_err(Error::Load)?;
+        let statuses = hooks::all()
+            .map(|hook| Status {
+                hook,
+                state: self.attach(&mut ebpf, hook),
+            })
+            .collect();
+        Ok((ebpf, statuses))
+    }
+
+    /// The form of a row that this kernel has.
+    fn form(&self, hook: &'static Hook) -> Result<&'static Form, String> {
+        if let Some((_, member)) = self.missing.iter().find(|(need, _)| {
+            // The state matters only where the tracepoint does not pass it.
+            hook.needs.contains(need)
+                && (*need != Need::State
+                    || self.btf.tracepoint_arguments("sched_switch") == Some(3))
+        }) {
+            return Err(format!("this kernel does not show {member}"));
+        }
+        let mut reasons = Vec::new();
+        for form in hook.forms {
+            let arguments = match form.attach {
+                Attach::Tracepoint => self.btf.tracepoint_arguments(form.target),
+                Attach::Fentry | Attach::Fexit => self.btf.function_arguments(form.target),
+            };
+            match arguments {
+                Some(arguments) if arguments == form.arguments => return Ok(form),
+                Some(arguments) => {
+                    reasons.push(format!("{} takes {arguments} arguments", form.target));
+                }
+                None => reasons.push(format!("no {}", form.target)),
+            }
+        }
+        reasons.dedup();
+        Err(reasons.join(", "))
+    }
+
+    fn attach(&self, ebpf: &mut Ebpf, hook: &'static Hook) -> State {
+        let form = match self.form(hook) {
+            Ok(form) => form,
+            Err(reason) => return State::Absent(reason),
+        };
+        match self.attach_form(ebpf, form) {
+            Ok(()) => State::Attached(form),
+            Err(error) => {
+                log::debug!("{}: {error}", hook.name);
+                State::Failed(brief(&error))
+            }
+        }
+    }
+
+    fn attach_form(&self, ebpf: &mut Ebpf, form: &Form) -> Result<(), ProgramError> {
+        let program: &mut Program = ebpf
+            .program_mut(form.program)
+            .ok_or(ProgramError::UnexpectedProgramType)?;
+        match form.attach {
+            Attach::Fentry => {
+                let program: &mut FEntry = program.try_into()?;
+                program.load(form.target, self.aya_btf)?;
+                program.attach()?;
+            }
+            Attach::Fexit => {
+                let program: &mut FExit = program.try_into()?;
+                program.load(form.target, self.aya_btf)?;
+                program.attach()?;
+            }
+            Attach::Tracepoint => {
+                let program: &mut BtfTracePoint = program.try_into()?;
+                program.load(form.target, self.aya_btf)?;
+                program.attach()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Which method each system call is of, and whether its exit will collect.
+    fn syscall_methods(&self, refused: &HashSet<&str>) -> SyscallMethods {
+        let mut methods = [Method::Other as u8; SYSCALLS];
+        let mut set = |number: i64, value| {
+            if let Ok(index) = usize::try_from(number)
+                && let Some(slot) = methods.get_mut(index)
+            {
+                *slot = value;
+            }
+        };
+        for call in hooks::UNHOOKED {
+            set(call.number, call.method as u8);
+        }
+        for hook in hooks::SYSCALLS {
+            if let Some(call) = hook.syscall {
+                let collected = self.form(hook).is_ok() && !refused.contains(hook.name);
+                set(
+                    call.number,
+                    call.method as u8 | if collected { COLLECTED } else { 0 },
+                );
+            }
+        }
+        methods
+    }
+}
+
+/// One line: the verifier's log is for `-v`.
+fn brief(error: &ProgramError) -> String {
+    let text = match error {
+        ProgramError::LoadError { io_error, .. } => {
+            format!("the kernel refused to load it: {io_error}")
+        }
+        ProgramError::SyscallError(error) => format!("{} failed: {}", error.call, error.io_error),
+        other => other.to_string(),
+    };
+    text.lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,274 @@
+//! The hook table: one row for each thing that is counted. The attach plan, the status that `doctor`
+//! and the metrics show, and the documentation all come from here.
+
+use zc_profiler_ebpf::Method;
+
+use crate::kernel::Need;
+
+/// One thing that is counted, and the ways to count it.
+#[derive(Debug)]
+pub struct Hook {
+    /// The value of the label `probe`.
+    pub name: &'static str,
+    /// What it counts.
+    pub counts: &'static str,
+    /// What is lost where it cannot be attached.
+    pub lost: &'static str,
+    /// What its programs need to know of the kernel.
+    pub needs: &'static [Need],
+    /// Whether no number can be trusted without it.
+    pub vital: bool,
+    /// Tried in order.
+    pub forms: &'static [Form],
+    /// For a system call's exit: which call it is.
+    pub syscall: Option<Syscall>,
+}
+
+/// A program, and the kernel function or tracepoint that it is written for.
+#[derive(Debug)]
+pub struct Form {
+    /// How it attaches.
+    pub attach: Attach,
+    /// The function's or tracepoint's name.
+    pub target: &'static str,
+    /// With how many arguments; another number is another prototype.
+    pub arguments: usize,
+    /// The program in the eBPF object.
+    pub program: &'static str,
+}
+
+/// How a program attaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// At a function's entry.
+    Fentry,
+    /// At a function's exit.
+    Fexit,
+    /// At a tracepoint, with typed arguments.
+    Tracepoint,
+}
+
+impl Attach {
+    /// The value of the label `attach`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Fexit => "fexit",
+            Self::Tracepoint => "tracepoint",
+        }
+    }
+}
+
+/// A system call of a method.
+#[derive(Clone, Copy, Debug)]
+pub struct Syscall {
+    /// Its number on x86-64.
+    pub number: i64,
+    /// The method it belongs to.
+    pub method: Method,
+}
+
+const fn fexit(target: &'static str, arguments: usize, program: &'static str) -> Form {
+    Form {
+        attach: Attach::Fexit,
+        target,
+        arguments,
+        program,
+    }
+}
+
+const fn tracepoint(target: &'static str, arguments: usize, program: &'static str) -> Form {
+    Form {
+        attach: Attach::Tracepoint,
+        target,
+        arguments,
+        program,
+    }
+}
+
+const COPY: &[Need] = &[Need::Task, Need::Iter];
+
+macro_rules! hooks {
+    ($($name:literal: $counts:literal, else $lost:literal, needs $needs:expr, vital $vital:literal,
+        [$($form:expr),*];)*) => {
+        &[$(Hook {
+            name: $name,
+            counts: $counts,
+            lost: $lost,
+            needs: $needs,
+            vital: $vital,
+            forms: &[$($form),*],
+            syscall: None,
+        }),*]
+    };
+}
+
+/// Everything but the system calls.
+pub const HOOKS: &[Hook] = hooks! {
+    "sched_switch": "context switches; carries open calls across them",
+        else "everything: a call that sleeps would be charged to another task",
+        needs &[Need::Task, Need::State], vital true,
+        [tracepoint("sched_switch", 4, "sched_switch"),
+         tracepoint("sched_switch", 3, "sched_switch_without_state")];
+    "process_fork": "children of followed processes",
+        else "descendants in `stat`",
+        needs &[Need::Task], vital false,
+        [tracepoint("sched_process_fork", 2, "sched_process_fork")];
+    "process_rename": "command names after exec and prctl",
+        else "new names of processes already seen",
+        needs &[Need::Task], vital false,
+        [tracepoint("task_rename", 2, "task_rename")];
+    "page_fault": "page faults, minor and major, and their mode switches",
+        else "page faults",
+        needs &[Need::Task], vital false,
+        [fexit("handle_mm_fault", 4, "handle_mm_fault")];
+    "file_read": "page cache to user",
+        else "reads of files on disk",
+        needs COPY, vital false,
+        [fexit("filemap_read", 3, "filemap_read"),
+         fexit("generic_file_buffered_read", 3, "filemap_read")];
+    "shmem_read": "tmpfs and shared memory to user",
+        else "reads of tmpfs files",
+        needs COPY, vital false,
+        [fexit("shmem_file_read_iter", 2, "shmem_file_read_iter")];
+    "file_write": "user, or a pipe's pages, to page cache",
+        else "writes to files on ext4, tmpfs and most others",
+        needs COPY, vital false,
+        [fexit("generic_perform_write", 2, "generic_perform_write"),
+         fexit("generic_perform_write", 3, "generic_perform_write_at")];
+    "iomap_write": "user, or a pipe's pages, to page cache, through iomap",
+        else "writes to files on xfs",
+        needs COPY, vital false,
+        [fexit("iomap_file_buffered_write", 3, "iomap_file_buffered_write"),
+         fexit("iomap_file_buffered_write", 4, "iomap_file_buffered_write_4"),
+         fexit("iomap_file_buffered_write", 5, "iomap_file_buffered_write_5")];
+    "pipe_read": "pipe to user",
+        else "reads of pipes",
+        needs COPY, vital false,
+        [fexit("pipe_read", 2, "pipe_read"), fexit("anon_pipe_read", 2, "pipe_read")];
+    "pipe_write": "user to pipe",
+        else "writes to pipes",
+        needs COPY, vital false,
+        [fexit("pipe_write", 2, "pipe_write"), fexit("anon_pipe_write", 2, "pipe_write")];
+    "pipe_to_user": "pipe to user by vmsplice",
+        else "vmsplice out of a pipe",
+        needs &[Need::Task], vital false,
+        [fexit("pipe_to_user", 3, "pipe_to_user")];
+    "seq_read": "/proc and similar files to user",
+        else "reads of /proc",
+        needs COPY, vital false,
+        [fexit("seq_read_iter", 2, "seq_read_iter")];
+    "socket_recv": "socket to user: TCP, UNIX, fragmented UDP",
+        else "everything received from sockets",
+        needs COPY, vital false,
+        [fexit("skb_copy_datagram_iter", 4, "skb_copy_datagram_iter")];
+    "unix_send": "user to UNIX socket",
+        else "what UNIX sockets are sent",
+        needs COPY, vital false,
+        [fexit("skb_copy_datagram_from_iter", 4, "skb_copy_datagram_from_iter")];
+    "tcp_send": "user to TCP socket",
+        else "what TCP sockets are sent",
+        needs &[Need::Task, Need::Iter, Need::Message], vital false,
+        [fexit("tcp_sendmsg_locked", 3, "tcp_sendmsg_locked")];
+    "tcp_zerocopy": "bytes that MSG_ZEROCOPY sends by reference",
+        else "the difference between MSG_ZEROCOPY and copied sends",
+        needs &[], vital false,
+        [fexit("skb_zerocopy_iter_stream", 5, "skb_zerocopy_iter_stream"),
+         fexit("skb_zerocopy_iter_stream", 6, "skb_zerocopy_iter_stream_6")];
+    "socket_splice": "bytes that sendfile and splice hand to a socket by reference",
+        else "before 6.5 nothing; since then their difference from copied sends",
+        needs &[], vital false,
+        [fexit("skb_splice_from_iter", 4, "skb_splice_from_iter"),
+         fexit("skb_splice_from_iter", 3, "skb_splice_from_iter_3")];
+    "skb_copy": "socket buffer to socket buffer: segmentation, coalescing",
+        else "copies inside the network stack",
+        needs &[Need::Task, Need::PreemptCount], vital false,
+        [fexit("skb_copy_bits", 4, "skb_copy_bits")];
+    "zerocopy_copied": "MSG_ZEROCOPY data that had to be copied after all",
+        else "copies of MSG_ZEROCOPY data on local delivery",
+        needs &[Need::Task, Need::Skb, Need::PreemptCount], vital false,
+        [Form {
+            attach: Attach::Fentry,
+            target: "skb_copy_ubufs",
+            arguments: 2,
+            program: "skb_copy_ubufs",
+        }];
+};
+
+macro_rules! syscalls {
+    ($($program:literal $target:literal $number:ident $method:ident;)*) => {
+        &[$(Hook {
+            name: $program,
+            counts: concat!("calls and payload of ", $program),
+            lost: concat!("calls and payload of ", $program),
+            needs: &[Need::Task],
+            vital: false,
+            forms: &[fexit($target, 1, $program)],
+            syscall: Some(Syscall { number: libc::$number, method: Method::$method }),
+        }),*]
+    };
+}
+
+/// The system calls that have a method.
+pub const SYSCALLS: &[Hook] = syscalls! {
+    "sys_read" "__x64_sys_read" SYS_read Read;
+    "sys_pread64" "__x64_sys_pread64" SYS_pread64 Read;
+    "sys_readv" "__x64_sys_readv" SYS_readv Read;
+    "sys_preadv" "__x64_sys_preadv" SYS_preadv Read;
+    "sys_preadv2" "__x64_sys_preadv2" SYS_preadv2 Read;
+    "sys_write" "__x64_sys_write" SYS_write Write;
+    "sys_pwrite64" "__x64_sys_pwrite64" SYS_pwrite64 Write;
+    "sys_writev" "__x64_sys_writev" SYS_writev Write;
+    "sys_pwritev" "__x64_sys_pwritev" SYS_pwritev Write;
+    "sys_pwritev2" "__x64_sys_pwritev2" SYS_pwritev2 Write;
+    "sys_mmap" "__x64_sys_mmap" SYS_mmap Mmap;
+    "sys_sendfile" "__x64_sys_sendfile64" SYS_sendfile Sendfile;
+    "sys_splice" "__x64_sys_splice" SYS_splice Splice;
+    "sys_tee" "__x64_sys_tee" SYS_tee Tee;
+    "sys_vmsplice" "__x64_sys_vmsplice" SYS_vmsplice Vmsplice;
+    "sys_copy_file_range" "__x64_sys_copy_file_range" SYS_copy_file_range CopyFileRange;
+    "sys_sendto" "__x64_sys_sendto" SYS_sendto Send;
+    "sys_sendmsg" "__x64_sys_sendmsg" SYS_sendmsg Send;
+    "sys_sendmmsg" "__x64_sys_sendmmsg" SYS_sendmmsg Send;
+    "sys_recvfrom" "__x64_sys_recvfrom" SYS_recvfrom Recv;
+    "sys_recvmsg" "__x64_sys_recvmsg" SYS_recvmsg Recv;
+    "sys_recvmmsg" "__x64_sys_recvmmsg" SYS_recvmmsg Recv;
+};
+
+/// System calls whose copies have a method although their exits are not hooked.
+pub const UNHOOKED: &[Syscall] = &[
+    Syscall {
+        number: libc::SYS_process_vm_readv,
+        method: Method::ProcessVm,
+    },
+    Syscall {
+        number: libc::SYS_process_vm_writev,
+        method: Method::ProcessVm,
+    },
+    Syscall {
+        number: libc::SYS_io_uring_enter,
+        method: Method::IoUring,
+    },
+];
+
+/// Every row.
+pub fn all() -> impl Iterator<Item = &'static Hook> {
+    HOOKS.iter().chain(SYSCALLS)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_every_row_has_a_form() {
+        let mut names = HashSet::new();
+        for hook in all() {
+            assert!(names.insert(hook.name), "{} twice", hook.name);
+            assert!(!hook.forms.is_empty(), "{} has no form", hook.name);
+        }
+    }
+}

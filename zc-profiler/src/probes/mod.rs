@@ -1,0 +1,198 @@
+//! The hook table, and getting its programs attached.
+
+mod attach;
+pub mod hooks;
+mod status;
+
+use std::io;
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, MapError},
+};
+use thiserror::Error;
+use zc_profiler_ebpf::{ProcessCounters, ProcessKey};
+
+pub use self::status::{State, Status};
+use crate::{
+    kernel::{self, Environment, btf},
+    ledger::Ledger,
+};
+
+/// Which processes are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Every process of the machine, and the pseudo-process `kernel`.
+    System,
+    /// Only processes that [`Ledger::follow`] names, and their descendants from then on.
+    Tree,
+}
+
+/// Why counting could not begin.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The machine does not allow it; the text names the remedy.
+    #[error("{0}")]
+    Obstacle(String),
+    /// The state of the machine could not be read.
+    #[error("reading the state of this machine: {0}")]
+    Environment(#[source] io::Error),
+    /// The kernel's type information could not be read.
+    #[error("reading the kernel's type information: {0}")]
+    Btf(#[from] btf::BtfError),
+    /// aya could not read the kernel's type information.
+    #[error("reading the kernel's type information: {0}")]
+    AyaBtf(#[from] aya::BtfError),
+    /// The maps could not be made.
+    #[error("loading the eBPF object: {}", chain(.0))]
+    Load(#[source] aya::EbpfError),
+    /// Without this hook no number can be trusted.
+    #[error("cannot attach {hook}, without which nothing can be counted: {reason}")]
+    Vital {
+        /// The hook's name.
+        hook: &'static str,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// A map could not be used.
+    #[error("map {name}: {}", chain(.source))]
+    Map {
+        /// The map's name.
+        name: &'static str,
+        /// What failed.
+        source: MapError,
+    },
+}
+
+/// How many processes the ledger holds before it charges new ones to `other`: about 17 MB of
+/// kernel memory.
+const PROCESSES: u32 = 16_384;
+
+/// Attached programs; dropping them detaches.
+pub struct Probes {
+    /// Owns the programs and their links.
+    _ebpf: Ebpf,
+    statuses: Vec<Status>,
+}
+
+impl Probes {
+    /// Attaches to the running kernel everything that it allows.
+    ///
+    /// # Errors
+    ///
+    /// If it allows nothing, or not what is vital; the text names the cause and the remedy.
+    pub fn attach(scope: Scope, verbose: bool) -> Result<(Self, Ledger, Environment), Error> {
+        let environment = Environment::read().map_err(Error::Environment)?;
+        if let Some(obstacle) = environment.obstacle() {
+            return Err(Error::Obstacle(obstacle));
+        }
+        raise_memlock_limit();
+        let btf = btf::Btf::of_kernel()?;
+        let symbols = kernel::addresses(&kernel::SYMBOLS).map_err(Error::Environment)?;
+        let (mut layout, missing) = kernel::resolve(&btf, &symbols);
+        layout.filtered = (scope == Scope::Tree).into();
+        let plan = attach::Plan {
+            btf: &btf,
+            aya_btf: &aya::Btf::from_sys_fs()?,
+            layout,
+            missing: &missing,
+            processes: PROCESSES,
+            verbose,
+        };
+        let (mut ebpf, statuses) = plan.carry_out()?;
+        if let Some(status) = statuses
+            .iter()
+            .find(|status| status.hook.vital && status.form().is_none())
+        {
+            return Err(Error::Vital {
+                hook: status.hook.name,
+                reason: status.reason().unwrap_or_default().to_owned(),
+            });
+        }
+        if verbose {
+            forward_logs(&mut ebpf);
+        }
+        let ledger = open_ledger(&mut ebpf)?;
+        enable(&mut ebpf)?;
+        let probes = Self {
+            _ebpf: ebpf,
+            statuses,
+        };
+        Ok((probes, ledger, environment))
+    }
+
+    /// What became of each row of the hook table.
+    #[must_use]
+    pub fn statuses(&self) -> &[Status] {
+        &self.statuses
+    }
+}
+
+fn open_ledger(ebpf: &mut Ebpf) -> Result<Ledger, Error> {
+    let mut processes: HashMap<MapData, ProcessKey, ProcessCounters> = take(ebpf, "PROCESSES")?;
+    for key in [ProcessKey::KERNEL, ProcessKey::OVERFLOW] {
+        processes
+            .insert(key, ProcessCounters::default(), 0)
+            .map_err(|source| Error::Map {
+                name: "PROCESSES",
+                source,
+            })?;
+    }
+    Ok(Ledger::new(processes, take(ebpf, "DROPPED")?))
+}
+
+/// Opens the gate that every program looks at: all are attached.
+fn enable(ebpf: &mut Ebpf) -> Result<(), Error> {
+    let mut globals: Array<MapData, u32> = take(ebpf, ".bss")?;
+    globals.set(0, 1, 0).map_err(|source| Error::Map {
+        name: ".bss",
+        source,
+    })
+}
+
+fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, Error> {
+    let map = ebpf.take_map(name).ok_or(Error::Map {
+        name,
+        source: MapError::InvalidName { name: name.into() },
+    })?;
+    T::try_from(map).map_err(|source| Error::Map { name, source })
+}
+
+/// Before 5.11 maps count against this limit, whose default is too small for any.
+fn raise_memlock_limit() {
+    let unlimited = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the structure is valid for the call. Failing is harmless where the limit is not used;
+    // elsewhere loading fails with a message of its own.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
+}
+
+/// Prints what the programs log. They log only rare events, and only on request.
+fn forward_logs(ebpf: &mut Ebpf) {
+    match aya_log::EbpfLogger::init(ebpf) {
+        Ok(mut logger) => {
+            std::thread::spawn(move || {
+                loop {
+                    logger.flush();
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                }
+            });
+        }
+        Err(error) => log::warn!("the programs' own log is not available: {error}"),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,210 @@
+//! The workload generator: every classic way to move a file, with a payload that is known, so that
+//! the ledger can be checked against the truth. It knows nothing of probes.
+
+mod copy_file_range;
+mod error;
+mod job;
+mod mmap_write;
+mod pattern;
+mod read_write;
+mod run;
+mod sendfile;
+mod signals;
+mod splice;
+mod target;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod truth;
+mod worker;
+
+pub use error::Error;
+pub use job::{Report, STOP_SWITCHES, Usage, work};
+pub use run::{Meter, MeterError, Plan, Run};
+pub use signals::Signals;
+pub use target::Target;
+pub use transfer::Calls;
+pub use truth::{Difference, Share, Truth};
+pub use worker::COMMAND;
+
+use crate::ledger::Method;
+use copy_file_range::CopyFileRange;
+use mmap_write::MmapWrite;
+use sendfile::Sendfile;
+use transfer::Transfer;
+
+/// The classic account of a method, per chunk: what textbooks say, not what a kernel does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Theory {
+    /// User mode to kernel mode and back.
+    pub mode_switches: u64,
+    /// By the CPU.
+    pub cpu_copies: u64,
+    /// By a device.
+    pub dma_copies: u64,
+}
+
+/// A way to move a file's bytes, what theory says of it, and what is true of it.
+#[derive(Debug)]
+pub struct Scenario {
+    /// How.
+    pub method: &'static str,
+    /// Whereto.
+    pub target: Target,
+    /// Per chunk.
+    pub theory: Theory,
+    /// Of which one must hold exactly; the first is the common one.
+    pub truths: &'static [Truth],
+    prepare: fn(usize) -> Result<Box<dyn Transfer>, Error>,
+}
+
+/// Prepares a method that needs nothing ready.
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "other methods' preparations can fail"
+)]
+fn plain<T: Transfer + Default + 'static>(_chunk: usize) -> Result<Box<dyn Transfer>, Error> {
+    Ok(Box::new(T::default()))
+}
+
+const fn theory(mode_switches: u64, cpu_copies: u64, dma_copies: u64) -> Theory {
+    Theory {
+        mode_switches,
+        cpu_copies,
+        dma_copies,
+    }
+}
+
+const READ: Share = Share {
+    method: Method::Read,
+    calls_each_chunk: 1,
+    payload: 1,
+    to_user: 1,
+    ..Share::NOTHING
+};
+const WRITE: Share = Share {
+    method: Method::Write,
+    calls_each_chunk: 1,
+    payload: 1,
+    from_user: 1,
+    ..Share::NOTHING
+};
+const MMAP: Share = Share {
+    method: Method::Mmap,
+    calls_once: 1,
+    ..Share::NOTHING
+};
+const SENDFILE: Share = Share {
+    method: Method::Sendfile,
+    calls_each_chunk: 1,
+    payload: 1,
+    ..Share::NOTHING
+};
+/// Into the pipe and out of it: the payload passes two calls.
+const SPLICE: Share = Share {
+    method: Method::Splice,
+    calls_each_chunk: 2,
+    payload: 2,
+    ..Share::NOTHING
+};
+const COPY_FILE_RANGE: Share = Share {
+    method: Method::CopyFileRange,
+    calls_each_chunk: 1,
+    payload: 1,
+    ..Share::NOTHING
+};
+
+const fn always(shares: &'static [Share]) -> Truth {
+    Truth {
+        because: None,
+        shares,
+    }
+}
+
+/// Every scenario, in the order of the lab's table.
+pub static SCENARIOS: [Scenario; 8] = [
+    Scenario {
+        method: "read+write",
+        target: Target::Tcp,
+        theory: theory(4, 2, 2),
+        truths: &[always(&[READ, WRITE])],
+        prepare: read_write::prepare,
+    },
+    Scenario {
+        method: "mmap+write",
+        target: Target::Tcp,
+        theory: theory(4, 1, 2),
+        truths: &[always(&[MMAP, WRITE])],
+        prepare: plain::<MmapWrite>,
+    },
+    Scenario {
+        method: "sendfile",
+        target: Target::Tcp,
+        theory: theory(2, 0, 2),
+        truths: &[always(&[Share {
+            zero_copy: 1,
+            ..SENDFILE
+        }])],
+        prepare: plain::<Sendfile>,
+    },
+    Scenario {
+        method: "splice",
+        target: Target::Tcp,
+        theory: theory(4, 0, 2),
+        truths: &[always(&[Share {
+            zero_copy: 2,
+            ..SPLICE
+        }])],
+        prepare: splice::prepare,
+    },
+    Scenario {
+        method: "read+write",
+        target: Target::File,
+        theory: theory(4, 2, 2),
+        truths: &[always(&[READ, WRITE])],
+        prepare: read_write::prepare,
+    },
+    Scenario {
+        method: "sendfile",
+        target: Target::File,
+        theory: theory(2, 0, 2),
+        truths: &[always(&[Share {
+            in_kernel: 1,
+            ..SENDFILE
+        }])],
+        prepare: plain::<Sendfile>,
+    },
+    Scenario {
+        method: "splice",
+        target: Target::File,
+        theory: theory(4, 0, 2),
+        truths: &[always(&[Share {
+            zero_copy: 1,
+            in_kernel: 1,
+            ..SPLICE
+        }])],
+        prepare: splice::prepare,
+    },
+    Scenario {
+        method: "copy_file_range",
+        target: Target::File,
+        theory: theory(2, 1, 2),
+        truths: &[
+            Truth {
+                because: Some("this file system copied the pages inside the kernel"),
+                shares: &[Share {
+                    in_kernel: 1,
+                    ..COPY_FILE_RANGE
+                }],
+            },
+            Truth {
+                because: Some("this file system shared the blocks (reflink) and copied nothing"),
+                shares: &[Share {
+                    zero_copy: 1,
+                    ..COPY_FILE_RANGE
+                }],
+            },
+        ],
+        prepare: plain::<CopyFileRange>,
+    },
+];

@@ -1,0 +1,146 @@
+//! The scenarios for real, without probes: threads in the place of the lab's processes.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::Seek,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    os::fd::OwnedFd,
+    thread,
+};
+
+use super::{target::Sink, transfer::Flow, *};
+
+/// Payload and chunk.
+const SIZES: [(u64, usize); 6] = [
+    (4096, 1),
+    (1 << 20, 4096),
+    (4 << 20, 65536),
+    (1_000_003, 10_007),
+    (1_000_003, 3_000_000),
+    (1, 1),
+];
+
+fn transfer(
+    scenario: &Scenario,
+    source: &File,
+    sink: &File,
+    (payload, chunk): (u64, usize),
+) -> Calls {
+    let flow = Flow {
+        source,
+        sink,
+        payload,
+        chunk,
+    };
+    (scenario.prepare)(chunk)
+        .and_then(|mut transfer| transfer.transfer(&flow))
+        .unwrap_or_else(|error| panic!("{}: {error}", scenario.method))
+}
+
+fn drive(scenario: &Scenario, size: (u64, usize)) -> Calls {
+    let dir = tempfile::tempdir().unwrap();
+    let mut source = target::source(dir.path(), size.0).unwrap();
+    source.rewind().unwrap();
+    match scenario.target {
+        Target::Tcp => {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let receiver =
+                thread::spawn(move || pattern::check(&mut listener.accept().unwrap().0, size.0));
+            let calls = {
+                let sink = File::from(OwnedFd::from(stream));
+                transfer(scenario, &source, &sink, size)
+            };
+            receiver.join().unwrap().unwrap();
+            calls
+        }
+        Target::File => {
+            let sink = Sink::new(Target::File, dir.path(), size.0).unwrap();
+            let Sink::File(file) = &sink else {
+                panic!("no file");
+            };
+            let calls = transfer(scenario, &source, file, size);
+            sink.finish(size.0, &Signals::block().unwrap()).unwrap();
+            calls
+        }
+    }
+}
+
+#[test]
+fn every_scenario_moves_the_payload_intact() {
+    for scenario in &SCENARIOS {
+        for size in SIZES {
+            let calls = drive(scenario, size);
+            let chunks = size.0.div_ceil(size.1 as u64);
+            for share in scenario.truths[0].shares {
+                let least = share.calls_each_chunk * chunks + share.calls_once;
+                assert!(
+                    calls.of(share.method) >= least,
+                    "{} of {size:?}: {calls:?}",
+                    scenario.method
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn files_take_exactly_the_calls_of_the_theory() {
+    for scenario in SCENARIOS
+        .iter()
+        .filter(|scenario| scenario.target == Target::File)
+    {
+        for size in [(4096, 1), (4 << 20, 65536), (1_000_003, 10_007)] {
+            let calls = drive(scenario, size).total();
+            let chunks = size.0.div_ceil(size.1 as u64);
+            assert_eq!(
+                calls,
+                scenario.truths[0].calls(chunks),
+                "{}",
+                scenario.method
+            );
+            assert_eq!(2 * calls, scenario.theory.mode_switches * chunks);
+        }
+    }
+}
+
+#[test]
+fn truths_add_up() {
+    let mut names = BTreeSet::new();
+    for scenario in &SCENARIOS {
+        assert!(
+            names.insert((scenario.method, scenario.target.name())),
+            "{} twice",
+            scenario.method
+        );
+        assert!(!scenario.truths.is_empty());
+        for truth in scenario.truths {
+            for share in truth.shares {
+                let accounted = share.zero_copy + share.to_user + share.from_user + share.in_kernel;
+                assert_eq!(accounted, share.payload, "{}: {share:?}", scenario.method);
+                assert!(share.calls_each_chunk + share.calls_once > 0);
+            }
+            let methods: BTreeSet<_> = truth.shares.iter().map(|share| share.method).collect();
+            assert_eq!(
+                methods.len(),
+                truth.shares.len(),
+                "a method is listed twice"
+            );
+        }
+    }
+}
+
+#[test]
+fn temporary_files_have_no_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let _source = target::source(dir.path(), 10).unwrap();
+    let sink = Sink::new(Target::File, dir.path(), 10).unwrap();
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+    let signals = Signals::block().unwrap();
+    let error = sink.finish(10, &signals).unwrap_err().to_string();
+    assert_eq!(error, "0 bytes arrived of 10");
+    let missing = dir.path().join("missing");
+    let error = target::source(&missing, 10).unwrap_err().to_string();
+    assert!(error.contains("No such file or directory"), "{error}");
+}
