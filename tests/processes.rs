@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use zc_profiler::kernel::Environment;
 use zc_profiler::ledger::{
     Direction::{FromUser, ToUser},
     Method,
@@ -33,6 +34,7 @@ fn read_chunks(path: &str, chunk: usize, times: usize) {
                 chunk
             );
         }
+        libc::close(fd);
     }
 }
 
@@ -72,6 +74,64 @@ fn two_processes_at_once_are_not_mixed_up() {
         child.go_on();
         child.wait_exited();
     }
+    fs::remove_file(path).expect("unlink");
+}
+
+#[test]
+fn preemption_at_any_instruction_loses_nothing_in_silence() {
+    const READS: usize = 3_000;
+    const WAKES: usize = 1_500;
+    let before = snapshot().skipped;
+    let path = "/lab/preempted-source";
+    fs::write(path, [1u8; 4_096]).expect("write");
+    // One task preempts the others wherever they are, the programs included, and uses the same
+    // functions and programs while they cannot go on.
+    let preempter = Child::working(|| {
+        let priority = libc::sched_param { sched_priority: 1 };
+        // SAFETY: valid for the call.
+        let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
+        assert_eq!(set, 0, "sched_setscheduler");
+        for _ in 0..WAKES {
+            std::thread::sleep(Duration::from_micros(150));
+            read_chunks(path, 7, 2);
+        }
+    });
+    let others: Vec<_> = [1usize, 100, 4_096]
+        .into_iter()
+        .map(|chunk| {
+            let work = move || {
+                for _ in 0..READS / 10 {
+                    read_chunks(path, chunk, 10);
+                }
+            };
+            (chunk, READS, Child::working(work))
+        })
+        .chain([(7, 2 * WAKES, preempter)])
+        .collect();
+    for (_, _, child) in &others {
+        child.wait_exited();
+    }
+    let mut missing = 0;
+    for (chunk, reads, child) in &others {
+        let read = child
+            .process()
+            .expect("in the ledger")
+            .counters
+            .method(Method::Read);
+        let (reads, bytes) = (*reads as u64, (chunk * reads) as u64);
+        let found = (read.calls, read.payload_bytes, read.to_user.bytes);
+        assert!(
+            found.0 <= reads && found.1 <= bytes && found.2 <= bytes,
+            "{reads} reads of {chunk}: counted twice: {found:?}"
+        );
+        missing += (reads - found.0) + (reads - read.to_user.copies);
+    }
+    // Kernels that preempt inside programs may skip some, but never in silence.
+    let skipped = snapshot().skipped - before;
+    assert!(
+        missing <= skipped,
+        "{missing} events lost, of which {skipped} are reported"
+    );
     fs::remove_file(path).expect("unlink");
 }
 
@@ -207,5 +267,8 @@ fn processes_sum_to_the_total_and_nothing_is_dropped() {
     assert!(sum >= read.load(Ordering::SeqCst));
     for (reason, count) in snapshot.dropped {
         assert_eq!(count, 0, "dropped: {}", reason.name());
+    }
+    if !Environment::read().expect("environment").preemptible {
+        assert_eq!(snapshot.skipped, 0, "skipped");
     }
 }

@@ -4,6 +4,14 @@
 //! saves and restores it like a register. So a carrier adds to it without looking anything up, and
 //! plain additions are exact: whoever runs in between puts back what it found. Interrupts never
 //! touch it.
+//!
+//! The kernel skips a trampoline's program (from 5.12 on) while another run of the same program is
+//! under way on the same CPU. Where tasks can be preempted inside programs, one that is preempted
+//! there makes the kernel skip everybody else's runs on that CPU until it goes on, for a whole time
+//! slice. So on such kernels each program is attached twice, under two names: [`program!`]'s double
+//! runs behind it and takes the event over if the first one was skipped. Only if two tasks at once are
+//! preempted, in the program and in its double, is an event lost; the kernel counts the skipped runs,
+//! and user space exports them.
 
 use aya_ebpf::{
     macros::map,
@@ -11,7 +19,10 @@ use aya_ebpf::{
 };
 use zc_profiler_ebpf::{Call, Direction, Dropped};
 
-use crate::process::{add, dropped};
+use crate::{
+    kernel::layout,
+    process::{add, dropped},
+};
 
 #[map]
 static CALL: PerCpuArray<Call> = PerCpuArray::with_max_entries(1, 0);
@@ -65,6 +76,7 @@ pub fn take() -> Call {
         by_reference: take_number(&mut call.by_reference),
         unreturned: take_number(&mut call.unreturned),
         dirty: take_number(&mut call.dirty),
+        served: 0,
     }
 }
 
@@ -74,6 +86,7 @@ const NOTHING: Call = Call {
     by_reference: 0,
     unreturned: 0,
     dirty: 0,
+    served: 0,
 };
 
 #[inline(always)]
@@ -96,13 +109,42 @@ pub fn passed_by_reference(bytes: u64) {
     }
 }
 
+/// Tells the double of the program that is about to end that this event is done.
+#[inline(always)]
+pub fn served(program: u64) {
+    if layout!(preemptible) != 0
+        && let Some(call) = current()
+    {
+        call.served = program;
+    }
+}
+
+/// Whether the program before this double has run, which ends what it said.
+#[inline(always)]
+pub fn was_served(program: u64) -> bool {
+    // Another number is what a program left whose double was skipped.
+    current().is_some_and(|call| take_number(&mut call.served) == program)
+}
+
+/// A number of a program's own, not 0 (FNV-1a).
+pub const fn number_of(program: &str) -> u64 {
+    let bytes = program.as_bytes();
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    let mut index = 0;
+    while index < bytes.len() {
+        hash = (hash ^ bytes[index] as u64).wrapping_mul(0x0100_0000_01b3);
+        index += 1;
+    }
+    hash
+}
+
 /// Saves the call of `previous` and restores that of `next`, both thread ids.
 #[inline(always)]
 pub fn switch(previous: u32, next: u32) {
     let (Some(call), Some(count)) = (current(), SUSPENDED_COUNT.get_ptr_mut(0)) else {
         return;
     };
-    if call.dirty != 0 {
+    if call.dirty | call.served != 0 {
         if SUSPENDED.insert(&previous, &*call, 0).is_ok() {
             add(count, 1);
         } else {
@@ -121,3 +163,27 @@ pub fn switch(previous: u32, next: u32) {
         add(count, u64::MAX);
     }
 }
+
+/// An exit program, and its double for kernels that preempt inside programs; the double must be
+/// attached first, for the kernel runs the newest first.
+macro_rules! program {
+    ($(#[$doc:meta])* $name:ident, $function:literal, |$ctx:ident| $body:expr) => {
+        $(#[$doc])*
+        #[aya_ebpf::macros::fexit(function = $function)]
+        pub fn $name($ctx: aya_ebpf::programs::FExitContext) -> i32 {
+            $body;
+            $crate::call::served(const { $crate::call::number_of(stringify!($name)) });
+            0
+        }
+
+        #[doc = concat!("The double of [`", stringify!($name), "`].")]
+        #[aya_ebpf::macros::fexit(function = $function)]
+        pub fn ${concat($name, _again)}($ctx: aya_ebpf::programs::FExitContext) -> i32 {
+            if !$crate::call::was_served(const { $crate::call::number_of(stringify!($name)) }) {
+                $body;
+            }
+            0
+        }
+    };
+}
+pub(crate) use program;

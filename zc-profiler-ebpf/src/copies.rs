@@ -10,24 +10,12 @@ use aya_ebpf::{
 use zc_profiler_ebpf::{Direction, Dropped, Method};
 
 use crate::{
-    call,
+    call::{self, program},
     kernel::{Context, Side, Task, field, in_interrupt, layout},
     process,
 };
 
-/// An exit program: its name, the kernel function it is written for, and its body.
-macro_rules! on_exit {
-    ($(#[$doc:meta])* $name:ident, $function:literal, |$ctx:ident| $body:expr) => {
-        $(#[$doc])*
-        #[fexit(function = $function)]
-        pub fn $name($ctx: FExitContext) -> i32 {
-            $body;
-            0
-        }
-    };
-}
-
-on_exit! {
+program! {
     /// `ssize_t filemap_read(struct kiocb *iocb, struct iov_iter *iter, ssize_t already_read)`,
     /// from 5.12 on; before, `generic_file_buffered_read` of the same form.
     ///
@@ -36,7 +24,7 @@ on_exit! {
     |ctx| moved(ctx.arg::<i64>(3) - ctx.arg::<i64>(2).max(0), ctx.arg(1), Direction::ToUser)
 }
 
-on_exit! {
+program! {
     /// `ssize_t shmem_file_read_iter(struct kiocb *iocb, struct iov_iter *to)`, on all kernels.
     ///
     /// Counts tmpfs, memfd and shared memory to user. Without it, reads of those are not counted.
@@ -44,7 +32,7 @@ on_exit! {
     |ctx| moved(ctx.arg(2), ctx.arg(1), Direction::ToUser)
 }
 
-on_exit! {
+program! {
     /// `ssize_t generic_perform_write(struct kiocb *iocb, struct iov_iter *i)`, from 5.19 on.
     ///
     /// Counts user to page cache, and page to page where a file is written from a pipe (splice,
@@ -54,14 +42,14 @@ on_exit! {
     |ctx| moved(ctx.arg(2), ctx.arg(1), Direction::FromUser)
 }
 
-on_exit! {
+program! {
     /// `ssize_t generic_perform_write(struct file *file, struct iov_iter *i, loff_t pos)`, before
     /// 5.19.
     generic_perform_write_at, "generic_perform_write",
     |ctx| moved(ctx.arg(3), ctx.arg(1), Direction::FromUser)
 }
 
-on_exit! {
+program! {
     /// `ssize_t iomap_file_buffered_write(struct kiocb *iocb, struct iov_iter *i, const struct
     /// iomap_ops *ops)`, to 6.11.
     ///
@@ -71,19 +59,19 @@ on_exit! {
     |ctx| moved(ctx.arg(3), ctx.arg(1), Direction::FromUser)
 }
 
-on_exit! {
+program! {
     /// The same with `void *private`, from 6.12 on.
     iomap_file_buffered_write_4, "iomap_file_buffered_write",
     |ctx| moved(ctx.arg(4), ctx.arg(1), Direction::FromUser)
 }
 
-on_exit! {
+program! {
     /// The same with `const struct iomap_write_ops *write_ops` before it, from 6.17 on.
     iomap_file_buffered_write_5, "iomap_file_buffered_write",
     |ctx| moved(ctx.arg(5), ctx.arg(1), Direction::FromUser)
 }
 
-on_exit! {
+program! {
     /// `ssize_t pipe_read(struct kiocb *iocb, struct iov_iter *to)`; 7.x: `anon_pipe_read`.
     ///
     /// Counts pipe to user. Without it, reads of pipes are not counted.
@@ -91,7 +79,7 @@ on_exit! {
     |ctx| moved(ctx.arg(2), ctx.arg(1), Direction::ToUser)
 }
 
-on_exit! {
+program! {
     /// `ssize_t pipe_write(struct kiocb *iocb, struct iov_iter *from)`; 7.x: `anon_pipe_write`.
     ///
     /// Counts user to pipe. Without it, writes to pipes are not counted.
@@ -99,7 +87,7 @@ on_exit! {
     |ctx| moved(ctx.arg(2), ctx.arg(1), Direction::FromUser)
 }
 
-on_exit! {
+program! {
     /// `int pipe_to_user(struct pipe_inode_info *pipe, struct pipe_buffer *buf, struct splice_desc
     /// *sd)`, on all kernels.
     ///
@@ -108,7 +96,7 @@ on_exit! {
     |ctx| copied(Direction::ToUser, i64::from(ctx.arg::<i32>(3)))
 }
 
-on_exit! {
+program! {
     /// `int skb_copy_datagram_iter(const struct sk_buff *skb, int offset, struct iov_iter *to, int
     /// len)`, on all kernels.
     ///
@@ -119,7 +107,7 @@ on_exit! {
     }
 }
 
-on_exit! {
+program! {
     /// `int skb_copy_datagram_from_iter(struct sk_buff *skb, int offset, struct iov_iter *from, int
     /// len)`, on all kernels.
     ///
@@ -130,7 +118,7 @@ on_exit! {
     }
 }
 
-on_exit! {
+program! {
     /// `ssize_t seq_read_iter(struct kiocb *iocb, struct iov_iter *iter)`, from 5.10 on.
     ///
     /// Counts /proc and similar files to user. Without it, their reads are not counted.
@@ -138,7 +126,7 @@ on_exit! {
     |ctx| moved(ctx.arg(2), ctx.arg(1), Direction::ToUser)
 }
 
-on_exit! {
+program! {
     /// `int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)`, on all kernels.
     ///
     /// Counts user to TCP, less what went by reference inside it. Without it, TCP sends are not
@@ -154,7 +142,7 @@ on_exit! {
     }
 }
 
-on_exit! {
+program! {
     /// `int skb_zerocopy_iter_stream(struct sock *sk, struct sk_buff *skb, struct msghdr *msg, int
     /// len, struct ubuf_info *uarg)`, on all kernels.
     ///
@@ -164,13 +152,13 @@ on_exit! {
     |ctx| passed_by_reference(i64::from(ctx.arg::<i32>(5)))
 }
 
-on_exit! {
+program! {
     /// The same with `struct net_devmem_dmabuf_binding *binding`, from 6.16 on.
     skb_zerocopy_iter_stream_6, "skb_zerocopy_iter_stream",
     |ctx| passed_by_reference(i64::from(ctx.arg::<i32>(6)))
 }
 
-on_exit! {
+program! {
     /// `ssize_t skb_splice_from_iter(struct sk_buff *skb, struct iov_iter *iter, ssize_t maxsize,
     /// gfp_t gfp)`, from 6.5 on.
     ///
@@ -180,21 +168,42 @@ on_exit! {
     |ctx| passed_by_reference(ctx.arg(4))
 }
 
-on_exit! {
+program! {
     /// The same without `gfp_t gfp`, from 6.17 on.
     skb_splice_from_iter_3, "skb_splice_from_iter",
     |ctx| passed_by_reference(ctx.arg(3))
 }
 
-on_exit! {
-    /// `int skb_copy_bits(const struct sk_buff *skb, int offset, void *to, int len)`, on all
-    /// kernels.
-    ///
-    /// Counts copies between socket buffers: segmentation in software, coalescing, header pulls.
-    /// Without it, those are not counted.
-    skb_copy_bits, "skb_copy_bits",
-    |ctx| if ctx.arg::<i32>(4) == 0 {
-        copied_anywhere(i64::from(ctx.arg::<i32>(3)));
+const SKB_COPY_BITS: u64 = call::number_of("skb_copy_bits");
+
+/// `int skb_copy_bits(const struct sk_buff *skb, int offset, void *to, int len)`, on all kernels.
+///
+/// Counts copies between socket buffers: segmentation in software, coalescing, header pulls. Without
+/// it, those are not counted.
+#[fexit(function = "skb_copy_bits")]
+pub fn skb_copy_bits(ctx: FExitContext) -> i32 {
+    let interrupt = in_interrupt();
+    copied_between_buffers(&ctx, interrupt);
+    // What the interrupted task's program says to its own double stays as it is.
+    if !interrupt {
+        call::served(SKB_COPY_BITS);
+    }
+    0
+}
+
+/// The double of [`skb_copy_bits`], for tasks: nothing preempts an interrupt.
+#[fexit(function = "skb_copy_bits")]
+pub fn skb_copy_bits_again(ctx: FExitContext) -> i32 {
+    if !in_interrupt() && !call::was_served(SKB_COPY_BITS) {
+        copied_between_buffers(&ctx, false);
+    }
+    0
+}
+
+#[inline(always)]
+fn copied_between_buffers(ctx: &FExitContext, interrupt: bool) {
+    if ctx.arg::<i32>(4) == 0 {
+        copied_anywhere(i64::from(ctx.arg::<i32>(3)), interrupt);
     }
 }
 
@@ -206,7 +215,7 @@ on_exit! {
 #[fentry(function = "skb_copy_ubufs")]
 pub fn skb_copy_ubufs(ctx: FEntryContext) -> i32 {
     let length: u32 = field(ctx.arg(0), layout!(skb_data_len));
-    copied_anywhere(length.into());
+    copied_anywhere(length.into(), in_interrupt());
     0
 }
 
@@ -246,8 +255,8 @@ fn copied(direction: Direction, bytes: i64) {
 
 /// Bytes copied between kernel buffers, by the running task or by an interrupt on top of it.
 #[inline(always)]
-fn copied_anywhere(bytes: i64) {
-    if in_interrupt() {
+fn copied_anywhere(bytes: i64, interrupt: bool) {
+    if interrupt {
         copied_by_kernel(Direction::InKernel, bytes);
     } else {
         copied(Direction::InKernel, bytes);

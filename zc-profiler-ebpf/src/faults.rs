@@ -1,8 +1,9 @@
 //! Page faults.
 
-use aya_ebpf::{macros::fexit, programs::FExitContext};
-
-use crate::process::{self, add};
+use crate::{
+    call::program,
+    process::{self, add},
+};
 
 const FAULT_FLAG_TRIED: u32 = 0x20;
 const FAULT_FLAG_USER: u32 = 0x40;
@@ -11,20 +12,23 @@ const VM_FAULT_RETRY: u32 = 0x400;
 /// OOM, SIGBUS, HWPOISON, `HWPOISON_LARGE`, SIGSEGV, FALLBACK.
 const VM_FAULT_ERROR: u32 = 0x873;
 
-/// `vm_fault_t handle_mm_fault(struct vm_area_struct *vma, unsigned long address, unsigned int
-/// flags, struct pt_regs *regs)`, from 5.9 on.
-///
-/// Counts minor and major faults by the rule of the kernel's own `mm_account_fault` (so they equal
-/// getrusage's), and those taken in user mode, which are mode switches. Without it both are absent.
-#[fexit(function = "handle_mm_fault")]
-pub fn handle_mm_fault(ctx: FExitContext) -> i32 {
-    let flags: u32 = ctx.arg(2);
-    let result: u32 = ctx.arg(4);
+program! {
+    /// `vm_fault_t handle_mm_fault(struct vm_area_struct *vma, unsigned long address, unsigned int
+    /// flags, struct pt_regs *regs)`, from 5.9 on.
+    ///
+    /// Counts minor and major faults by the rule of the kernel's own `mm_account_fault` (so they
+    /// equal getrusage's), and those taken in user mode, which are mode switches. Without it both are
+    /// absent.
+    handle_mm_fault, "handle_mm_fault", |ctx| fault(ctx.arg(2), ctx.arg(4))
+}
+
+#[inline(always)]
+fn fault(flags: u32, result: u32) {
     if result & (VM_FAULT_ERROR | VM_FAULT_RETRY) != 0 || !process::enabled() {
-        return 0;
+        return;
     }
     let Some(entry) = process::current() else {
-        return 0;
+        return;
     };
     let counters = entry.counters();
     // SAFETY: `counters` points to a live map value.
@@ -38,5 +42,4 @@ pub fn handle_mm_fault(ctx: FExitContext) -> i32 {
             add(&raw mut (*counters).user_faults, 1);
         }
     }
-    0
 }

@@ -217,8 +217,10 @@ pub struct Call {
     pub by_reference: u64,
     /// The part of `by_reference` that the innermost `tcp_sendmsg_locked` has yet to return.
     pub unreturned: u64,
-    /// Not 0 if any other field is not.
+    /// Not 0 if any field above is not.
     pub dirty: u64,
+    /// Between a program that has run and its double, which then has nothing to do: its number.
+    pub served: u64,
 }
 
 /// An offset or address that the running kernel does not have.
@@ -264,8 +266,8 @@ pub struct KernelLayout {
     pub has_task_pt_regs: u32,
     /// Whether only processes that have an entry are counted.
     pub filtered: u32,
-    /// Keeps the next field aligned.
-    pub padding: u32,
+    /// Whether a task can be preempted inside a program, so that each has a double.
+    pub preemptible: u32,
     /// Address of `__per_cpu_offset`, 0 if unknown.
     pub per_cpu_offset: u64,
     /// Per-CPU address of the preemption count, 0 if unknown.
@@ -298,7 +300,7 @@ impl KernelLayout {
         has_task_btf: 0,
         has_task_pt_regs: 0,
         filtered: 0,
-        padding: 0,
+        preemptible: 0,
         per_cpu_offset: 0,
         preempt_count: 0,
     };
@@ -317,7 +319,7 @@ const _: () = {
     assert!(size_of::<ProcessKey>() == 8);
     assert!(size_of::<MethodCounters>() == 72);
     assert!(size_of::<ProcessCounters>() == 13 * 72 + 5 * 8 + 16 + 8);
-    assert!(size_of::<Call>() == 72);
+    assert!(size_of::<Call>() == 80);
     assert!(size_of::<KernelLayout>() == 24 * 4 + 2 * 8);
     assert!(Method::ALL[Method::Other as usize] as u8 == Method::Other as u8);
     assert!((Method::Other as u8) < COLLECTED);

@@ -2,7 +2,12 @@
 //!
 //! Built for the bpf target by the build script of the crate `zc-profiler`, which embeds it.
 
-#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
+#![cfg_attr(
+    target_arch = "bpf",
+    no_std,
+    no_main,
+    feature(asm_experimental_arch, macro_metavar_expr_concat)
+)]
 
 #[cfg(target_arch = "bpf")]
 mod call;

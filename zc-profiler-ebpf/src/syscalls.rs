@@ -4,11 +4,10 @@
 //! Each counts the call and its payload, and gives the copies made inside to the process. Without
 //! one, copies inside that call are still counted, but neither calls nor payload are.
 
-use aya_ebpf::{macros::fexit, programs::FExitContext};
 use zc_profiler_ebpf::Method;
 
 use crate::{
-    call,
+    call::{self, program},
     process::{self, add},
 };
 
@@ -27,11 +26,9 @@ enum Payload {
 
 macro_rules! exits {
     ($($name:ident $function:literal $method:ident $payload:ident;)*) => {$(
-        #[doc = concat!("Exit of `", $function, "`.")]
-        #[fexit(function = $function)]
-        pub fn $name(ctx: FExitContext) -> i32 {
-            exit(Method::$method, Payload::$payload, ctx.arg(1));
-            0
+        program! {
+            #[doc = concat!("Exit of `", $function, "`.")]
+            $name, $function, |ctx| exit(Method::$method, Payload::$payload, ctx.arg(1))
         }
     )*};
 }

@@ -61,7 +61,9 @@ impl Profiler {
     ///
     /// If the kernel refuses to read its maps.
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        Ok(self.ledger.snapshot()?)
+        let mut snapshot = self.ledger.snapshot()?;
+        snapshot.skipped = self.probes.skipped()?;
+        Ok(snapshot)
     }
 
     /// Makes room in the kernel's map; see [`Ledger::retire`].

@@ -192,8 +192,8 @@ fn report(
         "{}",
         report::ledger(profiler.kernel(), seconds, &processes, &total)
     );
-    for (reason, count) in snapshot.dropped.iter().filter(|(_, count)| **count > 0) {
-        eprintln!("zc-profiler: {count} dropped: {}", reason.name());
+    for (reason, count) in snapshot.losses().filter(|(_, count)| *count > 0) {
+        eprintln!("zc-profiler: dropped: {count} ({reason})");
     }
     if let Some(path) = json {
         let document = json::Stat {

@@ -139,8 +139,8 @@ pub fn scrape(profiler: &Profiler) -> anyhow::Result<String> {
         "What could not be counted where it belongs.",
         &["reason"],
     )?;
-    for (reason, count) in &snapshot.dropped {
-        dropped.with_label_values(&[reason.name()]).inc_by(*count);
+    for (reason, count) in snapshot.losses() {
+        dropped.with_label_values(&[reason]).inc_by(count);
     }
     let info = GaugeVec::new(
         Opts::new(
@@ -298,7 +298,7 @@ mod tests {
                 process(3, "cp", 5),
             ],
             retired: BTreeMap::from([("cat".into(), process(4, "cat", 100).counters)]),
-            dropped: BTreeMap::new(),
+            ..Snapshot::default()
         };
         let (text, series) = render(&snapshot);
         let line = |wanted: &str| text.lines().any(|line| line == wanted);

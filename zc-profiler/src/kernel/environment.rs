@@ -20,6 +20,8 @@ pub struct Environment {
     /// The lockdown mode in force: none, integrity or confidentiality; none if the kernel has no such
     /// thing.
     pub lockdown: String,
+    /// Whether the kernel preempts tasks in kernel mode; true if it does not say.
+    pub preemptible: bool,
     /// Which capabilities of interest this process has.
     pub capabilities: Vec<&'static str>,
 }
@@ -39,6 +41,12 @@ impl Environment {
                 .into(),
             btf: fs::exists("/sys/kernel/btf/vmlinux")?,
             lockdown: chosen(&lockdown).into(),
+            preemptible: preemptible(
+                &fs::read_to_string("/proc/sys/kernel/version")?,
+                fs::read_to_string("/sys/kernel/debug/sched/preempt")
+                    .ok()
+                    .as_deref(),
+            ),
             capabilities: capabilities(&status),
         })
     }
@@ -85,6 +93,15 @@ fn chosen(modes: &str) -> &str {
         .map_or("none", |(mode, _)| mode)
 }
 
+/// By `uname -v` and, for kernels that can be told at run time, the mode in force.
+fn preemptible(version: &str, modes: Option<&str>) -> bool {
+    let modes = modes.and_then(|modes| modes.split_once('('));
+    let mode = modes
+        .and_then(|(_, rest)| rest.split_once(')'))
+        .map(|(mode, _)| mode);
+    version.contains("PREEMPT") && !matches!(mode, Some("none" | "voluntary"))
+}
+
 fn capabilities(status: &str) -> Vec<&'static str> {
     let effective = status
         .lines()
@@ -107,6 +124,7 @@ mod tests {
             release: "6.1".into(),
             btf: true,
             lockdown: "none".into(),
+            preemptible: false,
             capabilities: vec!["CAP_BPF", "CAP_PERFMON"],
         }
     }
@@ -122,6 +140,15 @@ mod tests {
         assert!(of(|it| it.capabilities = vec!["CAP_BPF"]).contains("run as root"));
         assert!(of(|it| it.lockdown = "confidentiality".into()).contains("lockdown=integrity"));
         assert!(of(|it| it.btf = false).contains("CONFIG_DEBUG_INFO_BTF"));
+    }
+
+    #[test]
+    fn preemption_is_assumed_unless_ruled_out() {
+        let dynamic = "#1 SMP PREEMPT_DYNAMIC Debian 6.1";
+        assert!(!preemptible("#1 SMP Debian 5.10", None));
+        assert!(!preemptible(dynamic, Some("none (voluntary) full \n")));
+        assert!(preemptible(dynamic, Some("full (lazy) \n")));
+        assert!(preemptible(dynamic, None));
     }
 
     #[test]

@@ -102,6 +102,8 @@ pub struct Snapshot {
     pub retired: BTreeMap<String, Counters>,
     /// What could not be counted where it belongs.
     pub dropped: BTreeMap<Dropped, u64>,
+    /// Events that the kernel may have kept from the programs; see [`crate::probes::Probes::skipped`].
+    pub skipped: u64,
 }
 
 impl MethodTotals {
@@ -148,6 +150,15 @@ impl Snapshot {
             .iter()
             .rev()
             .find(|process| process.pid == pid)
+    }
+
+    /// All losses by reason: the label `reason` of `zc_dropped_total`.
+    pub fn losses(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let dropped = self
+            .dropped
+            .iter()
+            .map(|(reason, count)| (reason.name(), *count));
+        dropped.chain([("skipped_runs", self.skipped)])
     }
 
     /// Everything summed.
@@ -381,7 +392,7 @@ mod tests {
         let snapshot = Snapshot {
             processes: vec![Process::new(ProcessKey { pid: 1, start: 1 }, &counters(1))],
             retired: BTreeMap::from([("cp".into(), Counters::from(&counters(2)))]),
-            dropped: BTreeMap::new(),
+            ..Snapshot::default()
         };
         assert_eq!(snapshot.total().method(Method::Read).payload_bytes, 300);
         assert_eq!(snapshot.total().context_switches.voluntary, 9);

@@ -119,8 +119,16 @@ impl Plan<'_> {
     }
 
     fn attach_form(&self, ebpf: &mut Ebpf, form: &Form) -> Result<(), ProgramError> {
+        // The double first: the kernel runs the newest first.
+        if self.layout.preemptible != 0 && form.attach == Attach::Fexit {
+            self.attach_program(ebpf, form, &double(form.program))?;
+        }
+        self.attach_program(ebpf, form, form.program)
+    }
+
+    fn attach_program(&self, ebpf: &mut Ebpf, form: &Form, name: &str) -> Result<(), ProgramError> {
         let program: &mut Program = ebpf
-            .program_mut(form.program)
+            .program_mut(name)
             .ok_or(ProgramError::UnexpectedProgramType)?;
         match form.attach {
             Attach::Fentry => {
@@ -166,6 +174,11 @@ impl Plan<'_> {
         }
         methods
     }
+}
+
+/// The program that takes over where the kernel skips one (see the programs' module `call`).
+pub fn double(program: &str) -> String {
+    format!("{program}_again")
 }
 
 /// One line: the verifier's log is for `-v`.

@@ -2,9 +2,10 @@
 
 mod attach;
 pub mod hooks;
+mod info;
 mod status;
 
-use std::io;
+use std::{io, os::fd::AsFd};
 
 use aya::{
     Ebpf,
@@ -54,6 +55,9 @@ pub enum Error {
         /// What the kernel said.
         reason: String,
     },
+    /// The kernel does not describe a program.
+    #[error("bpf(BPF_OBJ_GET_INFO_BY_FD): {0}")]
+    Info(#[source] io::Error),
     /// A map could not be used.
     #[error("map {name}: {}", chain(.source))]
     Map {
@@ -71,7 +75,7 @@ const PROCESSES: u32 = 16_384;
 /// Attached programs; dropping them detaches.
 pub struct Probes {
     /// Owns the programs and their links.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
     statuses: Vec<Status>,
 }
 
@@ -91,6 +95,7 @@ impl Probes {
         let symbols = kernel::addresses(&kernel::SYMBOLS).map_err(Error::Environment)?;
         let (mut layout, missing) = kernel::resolve(&btf, &symbols);
         layout.filtered = (scope == Scope::Tree).into();
+        layout.preemptible = environment.preemptible.into();
         let plan = attach::Plan {
             btf: &btf,
             aya_btf: &aya::Btf::from_sys_fs()?,
@@ -114,10 +119,7 @@ impl Probes {
         }
         let ledger = open_ledger(&mut ebpf)?;
         enable(&mut ebpf)?;
-        let probes = Self {
-            _ebpf: ebpf,
-            statuses,
-        };
+        let probes = Self { ebpf, statuses };
         Ok((probes, ledger, environment))
     }
 
@@ -125,6 +127,32 @@ impl Probes {
     #[must_use]
     pub fn statuses(&self) -> &[Status] {
         &self.statuses
+    }
+
+    /// How many events were lost at most because the kernel skipped a program that was under way on
+    /// the same CPU, and its double too where it has one.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not tell.
+    pub fn skipped(&self) -> Result<u64, Error> {
+        let mut sum = 0;
+        for form in self.statuses.iter().filter_map(Status::form) {
+            let first = self.misses(form.program)?.unwrap_or_default();
+            let double = self.misses(&attach::double(form.program))?;
+            sum += double.map_or(first, |double| first.min(double));
+        }
+        Ok(sum)
+    }
+
+    /// The kernel's count of skipped runs, if the program is loaded.
+    fn misses(&self, program: &str) -> Result<Option<u64>, Error> {
+        let fd = self
+            .ebpf
+            .program(program)
+            .and_then(|program| program.fd().ok());
+        fd.map(|fd| info::recursion_misses(fd.as_fd()).map_err(Error::Info))
+            .transpose()
     }
 }
 
