@@ -8,7 +8,7 @@ use aya_ebpf::{
     },
 };
 use zc_profiler_ebpf::{
-    COLLECTED, Direction, KernelLayout, Method, ProcessKey, SYSCALLS, SyscallMethods,
+    COLLECTED, Direction, KernelLayout, Method, NO_PAYLOAD, ProcessKey, SYSCALLS, SyscallMethods,
     TICK_NANOSECONDS,
 };
 
@@ -149,18 +149,24 @@ impl Task {
         if number < 0 {
             return Context::Process(Method::Mmap as u8);
         }
-        let status: u32 = self.read(layout!(thread_info_status));
-        if status & TS_COMPAT != 0 || number >= SYSCALLS as i64 {
-            return Context::Process(Method::Other as u8);
-        }
-        let methods = (&raw const SYSCALL_METHODS).cast::<u8>();
-        // SAFETY: `number` is in bounds; `Global` is a transparent wrapper around the array.
-        let method = unsafe { methods.add(number as usize).read_volatile() };
+        let method = self.syscall_method(number);
         if method & COLLECTED != 0 {
             Context::Call
         } else {
-            Context::Process(method)
+            Context::Process(method & !NO_PAYLOAD)
         }
+    }
+
+    /// What [`SYSCALL_METHODS`] has for a system call of this task.
+    #[inline(always)]
+    pub fn syscall_method(self, number: i64) -> u8 {
+        let status: u32 = self.read(layout!(thread_info_status));
+        if status & TS_COMPAT != 0 || number as u64 >= SYSCALLS as u64 {
+            return Method::Other as u8;
+        }
+        let methods = (&raw const SYSCALL_METHODS).cast::<u8>();
+        // SAFETY: `number` is in bounds; `Global` is a transparent wrapper around the array.
+        unsafe { methods.add(number as usize).read_volatile() }
     }
 }
 

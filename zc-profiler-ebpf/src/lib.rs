@@ -309,11 +309,14 @@ impl KernelLayout {
 /// System call numbers that [`SyscallMethods`] covers; all of x86-64's are below.
 pub const SYSCALLS: usize = 512;
 
-/// For each system call number its [`Method`], with [`COLLECTED`] if its exit is hooked.
+/// For each system call number its [`Method`], with [`COLLECTED`] and [`NO_PAYLOAD`].
 pub type SyscallMethods = [u8; SYSCALLS];
 
 /// Set in [`SyscallMethods`] where a program at the call's exit collects the [`Call`].
 pub const COLLECTED: u8 = 0x80;
+
+/// Set in [`SyscallMethods`] where the call's return value is no number of bytes.
+pub const NO_PAYLOAD: u8 = 0x40;
 
 const _: () = {
     assert!(size_of::<ProcessKey>() == 8);
@@ -322,7 +325,7 @@ const _: () = {
     assert!(size_of::<Call>() == 80);
     assert!(size_of::<KernelLayout>() == 24 * 4 + 2 * 8);
     assert!(Method::ALL[Method::Other as usize] as u8 == Method::Other as u8);
-    assert!((Method::Other as u8) < COLLECTED);
+    assert!((Method::Other as u8) < NO_PAYLOAD);
 };
 
 #[cfg(feature = "user")]

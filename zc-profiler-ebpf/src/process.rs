@@ -8,7 +8,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap},
 };
-use zc_profiler_ebpf::{COMM_LEN, Direction, Dropped, ProcessCounters, ProcessKey};
+use zc_profiler_ebpf::{
+    COMM_LEN, Direction, Dropped, Method, MethodCounters, ProcessCounters, ProcessKey,
+};
 
 use crate::kernel::{Task, layout};
 
@@ -103,17 +105,28 @@ impl Entry {
     /// Adds copies made outside any collected system call.
     #[inline(always)]
     pub fn add_copy(self, method: u8, direction: Direction, bytes: u64) {
-        if method as usize >= zc_profiler_ebpf::Method::ALL.len() {
+        let Some(counters) = self.method(method) else {
             return;
-        }
-        // SAFETY: a live map value; the index is in bounds.
+        };
+        // SAFETY: `counters` points into a live map value.
         unsafe {
-            let counters = (&raw mut (*self.0).methods)
-                .cast::<zc_profiler_ebpf::MethodCounters>()
-                .add(method as usize);
             add(&raw mut (*counters).copies[direction as usize], 1);
             add(&raw mut (*counters).copied_bytes[direction as usize], bytes);
         }
+    }
+
+    /// The counters of one method; `None` if there is no such method.
+    #[inline(always)]
+    pub fn method(self, method: u8) -> Option<*mut MethodCounters> {
+        if method as usize >= Method::ALL.len() {
+            return None;
+        }
+        // SAFETY: a live map value; the index is in bounds.
+        Some(unsafe {
+            (&raw mut (*self.0).methods)
+                .cast::<MethodCounters>()
+                .add(method as usize)
+        })
     }
 
     /// Copies a command name from kernel memory.

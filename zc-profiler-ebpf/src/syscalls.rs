@@ -4,10 +4,12 @@
 //! Each counts the call and its payload, and gives the copies made inside to the process. Without
 //! one, copies inside that call are still counted, but neither calls nor payload are.
 
-use zc_profiler_ebpf::Method;
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use zc_profiler_ebpf::{Direction, Method, NO_PAYLOAD};
 
 use crate::{
     call::{self, program},
+    kernel::{Task, field, layout},
     process::{self, add},
 };
 
@@ -56,6 +58,47 @@ exits! {
     sys_recvfrom "__x64_sys_recvfrom" Recv User;
     sys_recvmsg "__x64_sys_recvmsg" Recv User;
     sys_recvmmsg "__x64_sys_recvmmsg" Recv Messages;
+}
+
+/// Tracepoint `raw_syscalls:sys_exit(struct pt_regs *regs, long ret)`, on all kernels.
+///
+/// Stands in where no function can be hooked: counts calls and payload of all methods, and derives
+/// what they copied from what they returned. It makes every system call of every task slower, so it
+/// is used only there. Without it nothing is left.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
+    derive(field(ctx.arg(0), layout!(regs_orig_ax)), ctx.arg(1));
+    0
+}
+
+#[inline(always)]
+fn derive(number: i64, returned: i64) {
+    let task = Task::current();
+    let found = task.syscall_method(number);
+    let method = found & !NO_PAYLOAD;
+    if !process::enabled() || method >= Method::Other as u8 {
+        return;
+    }
+    let Some(entry) = process::of(task) else {
+        return;
+    };
+    let Some(counters) = entry.method(method) else {
+        return;
+    };
+    // SAFETY: `counters` points into a live map value.
+    unsafe {
+        add(&raw mut (*counters).calls, 1);
+        if returned <= 0 || found & NO_PAYLOAD != 0 {
+            return;
+        }
+        add(&raw mut (*counters).payload_bytes, returned as u64);
+    }
+    // What goes to or from user memory is copied as a rule; of the other methods nothing is known.
+    if method == Method::Read as u8 || method == Method::Recv as u8 {
+        entry.add_copy(method, Direction::ToUser, returned as u64);
+    } else if method == Method::Write as u8 || method == Method::Send as u8 {
+        entry.add_copy(method, Direction::FromUser, returned as u64);
+    }
 }
 
 #[inline(always)]

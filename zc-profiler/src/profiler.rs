@@ -5,7 +5,7 @@ use thiserror::Error;
 use crate::{
     kernel::Environment,
     ledger::{self, Ledger, Snapshot},
-    probes::{self, Probes, Scope, Status},
+    probes::{self, Evidence, Probes, Scope, Status},
 };
 
 /// Counts from its making until it is dropped.
@@ -87,9 +87,9 @@ impl Profiler {
         &self.environment.release
     }
 
-    /// Whether numbers were counted at the copies themselves.
+    /// How numbers of copies are come by.
     #[must_use]
-    pub const fn evidence(&self) -> &'static str {
-        "measured"
+    pub const fn evidence(&self) -> Evidence {
+        self.probes.evidence()
     }
 }

@@ -128,7 +128,7 @@ fn drive(args: &LabArgs, verbose: bool, signals: &Signals) -> anyhow::Result<Exi
 
     let document = Document {
         kernel: profiler.kernel(),
-        evidence: profiler.evidence(),
+        evidence: profiler.evidence().name(),
         payload_bytes: args.payload,
         chunk_bytes: chunk as u64,
         rows: &rows,
@@ -190,7 +190,7 @@ fn measure(
         say(&format!("lab: {number}/{of} {method} to {target} … "));
         let begun = Instant::now();
         let row = match plan.run(scenario, signals, profiler) {
-            Ok(run) => Row::new(scenario, plan, run),
+            Ok(run) => Row::new(scenario, plan, run, profiler.evidence()),
             Err(error @ workload::Error::Interrupted(_)) => {
                 say("interrupted\n");
                 return Err(error);

@@ -5,7 +5,11 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{Profiler, Scope, export::http};
+use crate::{
+    Profiler, Scope,
+    export::http,
+    probes::{Evidence, State},
+};
 
 /// How often room is made in the kernel's map, should nobody scrape.
 const RETIRE_EVERY: Duration = Duration::from_secs(10);
@@ -55,8 +59,15 @@ async fn retire(profiler: Arc<Profiler>) {
 
 /// Says at once what will not be counted, rather than exporting silence.
 pub fn warn_of_losses(profiler: &Profiler) {
+    if profiler.evidence() == Evidence::Derived {
+        log::warn!(
+            "no function of this kernel can be hooked: copies are derived from what calls returned, page \
+             faults are not counted; `zc-profiler doctor` says why"
+        );
+        return;
+    }
     for status in profiler.statuses() {
-        if let crate::probes::State::Failed(reason) = &status.state {
+        if let State::Failed(reason) = &status.state {
             log::warn!("{}: {reason}; lost: {}", status.hook.name, status.hook.lost);
         }
     }

@@ -190,7 +190,13 @@ fn report(
     }
     eprint!(
         "{}",
-        report::ledger(profiler.kernel(), seconds, &processes, &total)
+        report::ledger(
+            profiler.kernel(),
+            profiler.evidence(),
+            seconds,
+            &processes,
+            &total
+        )
     );
     for (reason, count) in snapshot.losses().filter(|(_, count)| *count > 0) {
         eprintln!("zc-profiler: dropped: {count} ({reason})");
@@ -198,7 +204,7 @@ fn report(
     if let Some(path) = json {
         let document = json::Stat {
             kernel: profiler.kernel(),
-            evidence: profiler.evidence(),
+            evidence: profiler.evidence().name(),
             seconds,
             processes: &processes,
             total: &total,

@@ -7,7 +7,7 @@ use prometheus::{Encoder, Gauge, GaugeVec, IntCounterVec, Opts, Registry, TextEn
 use crate::{
     Profiler,
     ledger::{Counters, Direction, Method, MethodTotals, Snapshot},
-    probes::{State, Status},
+    probes::{Evidence, State, Status},
 };
 
 /// What `Content-Type` the text has.
@@ -21,6 +21,8 @@ struct Family {
     name: &'static str,
     help: &'static str,
     labels: &'static [&'static str],
+    /// Whether it tells of copies, so that it must say if they are derived.
+    of_copies: bool,
     samples: fn(&Counters) -> Vec<Sample>,
 }
 
@@ -29,24 +31,28 @@ const FAMILIES: &[Family] = &[
         name: "zc_calls_total",
         help: "System calls that returned.",
         labels: &["method"],
+        of_copies: false,
         samples: |counters| by_method(counters, |totals| totals.calls),
     },
     Family {
         name: "zc_payload_bytes_total",
         help: "Bytes that system calls reported as moved.",
         labels: &["method"],
+        of_copies: false,
         samples: |counters| by_method(counters, |totals| totals.payload_bytes),
     },
     Family {
         name: "zc_zero_copy_bytes_total",
         help: "Payload that no copy carried.",
         labels: &["method"],
+        of_copies: true,
         samples: |counters| by_method(counters, |totals| totals.zero_copy_bytes),
     },
     Family {
         name: "zc_copies_total",
         help: "Copies by the CPU on the data paths; small structures of other system calls are not covered.",
         labels: &["method", "direction"],
+        of_copies: true,
         samples: |counters| {
             by_direction(counters, |totals, direction| {
                 totals.direction(direction).copies
@@ -58,6 +64,7 @@ const FAMILIES: &[Family] = &[
         help: "Bytes copied by the CPU on the data paths; small structures of other system calls are not \
                covered.",
         labels: &["method", "direction"],
+        of_copies: true,
         samples: |counters| {
             by_direction(counters, |totals, direction| {
                 totals.direction(direction).bytes
@@ -69,6 +76,7 @@ const FAMILIES: &[Family] = &[
         help: "Switches between user and kernel mode: two for each system call of a method and each page \
                fault in user mode.",
         labels: &["cause"],
+        of_copies: false,
         samples: |counters| {
             vec![
                 (vec!["syscall"], counters.mode_switches.syscall),
@@ -80,6 +88,7 @@ const FAMILIES: &[Family] = &[
         name: "zc_context_switches_total",
         help: "Times the scheduler replaced a task of these processes.",
         labels: &["kind"],
+        of_copies: false,
         samples: |counters| {
             vec![
                 (vec!["voluntary"], counters.context_switches.voluntary),
@@ -91,6 +100,7 @@ const FAMILIES: &[Family] = &[
         name: "zc_page_faults_total",
         help: "Page faults served, without (minor) or with (major) I/O.",
         labels: &["kind"],
+        of_copies: false,
         samples: |counters| {
             vec![
                 (vec!["minor"], counters.page_faults.minor),
@@ -114,12 +124,7 @@ fn by_direction(counters: &Counters, value: fn(&MethodTotals, Direction) -> u64)
             )
         })
     };
-    counters
-        .methods
-        .iter()
-        .flat_map(samples)
-        .filter(|(_, value)| *value > 0)
-        .collect()
+    counters.methods.iter().flat_map(samples).collect()
 }
 
 /// Reads the ledger and renders it, with the exporter's own metrics.
@@ -131,7 +136,7 @@ pub fn scrape(profiler: &Profiler) -> anyhow::Result<String> {
     let begun = Instant::now();
     let snapshot = profiler.snapshot()?;
     let registry = Registry::new();
-    let series = processes(&registry, &snapshot)?;
+    let series = processes(&registry, &snapshot, profiler.evidence())?;
     probes(&registry, profiler.statuses())?;
     let dropped = counters(
         &registry,
@@ -153,7 +158,7 @@ pub fn scrape(profiler: &Profiler) -> anyhow::Result<String> {
     info.with_label_values(&[
         env!("CARGO_PKG_VERSION"),
         profiler.kernel(),
-        profiler.evidence(),
+        profiler.evidence().name(),
     ])
     .set(1.0);
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
@@ -199,14 +204,26 @@ fn groups(snapshot: &Snapshot) -> BTreeMap<&str, Counters> {
     groups
 }
 
-fn processes(registry: &Registry, snapshot: &Snapshot) -> prometheus::Result<usize> {
+fn processes(
+    registry: &Registry,
+    snapshot: &Snapshot,
+    evidence: Evidence,
+) -> prometheus::Result<usize> {
     let groups = groups(snapshot);
     let mut series = 0;
     for family in FAMILIES {
         let labels = [&["comm"], family.labels].concat();
-        let metric = counters(registry, family.name, family.help, &labels)?;
+        let mut options = Opts::new(family.name, family.help);
+        if family.of_copies && evidence == Evidence::Derived {
+            options = options.const_label("evidence", evidence.name());
+        }
+        let metric = IntCounterVec::new(options, &labels)?;
+        registry.register(Box::new(metric.clone()))?;
         for (comm, counters) in &groups {
             for (values, count) in (family.samples)(counters) {
+                if count == 0 && family.of_copies {
+                    continue;
+                }
                 let values = [&[*comm], values.as_slice()].concat();
                 metric.get_metric_with_label_values(&values)?.inc_by(count);
                 series += 1;
@@ -281,7 +298,7 @@ mod tests {
 
     fn render(snapshot: &Snapshot) -> (String, usize) {
         let registry = Registry::new();
-        let series = processes(&registry, snapshot).expect("families");
+        let series = processes(&registry, snapshot, Evidence::Measured).expect("families");
         let mut text = Vec::new();
         TextEncoder::new()
             .encode(&registry.gather(), &mut text)

@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::ledger::{Counters, Process};
+use crate::{
+    ledger::{Counters, Process},
+    probes::Evidence,
+};
 
 const HEADER: [&str; 9] = [
     "PID",
@@ -15,24 +18,41 @@ const HEADER: [&str; 9] = [
     "FROM USER",
     "IN KERNEL",
 ];
+/// The columns that tell of copies.
+const COPIED: [&str; 4] = ["ZERO-COPY", "TO USER", "FROM USER", "IN KERNEL"];
 /// Columns of text are aligned to the left.
 const TEXT: [usize; 2] = [1, 2];
 
 /// One line a process and method, then each process's switches and faults.
 #[must_use]
-pub fn ledger(kernel: &str, seconds: f64, processes: &[Process], total: &Counters) -> String {
-    let mut rows = vec![HEADER.map(String::from)];
+pub fn ledger(
+    kernel: &str,
+    evidence: Evidence,
+    seconds: f64,
+    processes: &[Process],
+    total: &Counters,
+) -> String {
+    let head = |name: &&str| match evidence {
+        Evidence::Derived if COPIED.contains(name) => format!("{name} (derived)"),
+        _ => (*name).to_owned(),
+    };
+    let mut rows = vec![HEADER.each_ref().map(head)];
     for process in processes {
         rows.extend(lines(
             &process.pid.to_string(),
             &process.comm,
             &process.counters,
+            evidence,
         ));
     }
-    rows.extend(lines("", "total", total));
-    let mut text = format!(
-        "\nkernel {kernel}, {seconds:.3} s; bytes, copied by the CPU where not said otherwise\n\n"
-    );
+    rows.extend(lines("", "total", total, evidence));
+    let how = match evidence {
+        Evidence::Measured => "copies by the CPU are measured where they are made",
+        Evidence::Derived => {
+            "no function of this kernel can be hooked: copies are derived from what calls returned"
+        }
+    };
+    let mut text = format!("\nkernel {kernel}, {seconds:.3} s; {how}\n\n");
     text += &columns(&rows);
     text.push('\n');
     for process in processes {
@@ -41,14 +61,25 @@ pub fn ledger(kernel: &str, seconds: f64, processes: &[Process], total: &Counter
             "{:>9} {:<15}  {}",
             process.pid,
             process.comm,
-            switches(&process.counters)
+            switches(&process.counters, evidence)
         );
     }
-    let _ = writeln!(text, "{:>9} {:<15}  {}", "", "total", switches(total));
+    let _ = writeln!(
+        text,
+        "{:>9} {:<15}  {}",
+        "",
+        "total",
+        switches(total, evidence)
+    );
     text
 }
 
-fn lines(pid: &str, comm: &str, counters: &Counters) -> Vec<[String; 9]> {
+fn lines(pid: &str, comm: &str, counters: &Counters, evidence: Evidence) -> Vec<[String; 9]> {
+    // Nothing that a call returns tells these.
+    let known = |bytes| match evidence {
+        Evidence::Measured => grouped(bytes),
+        Evidence::Derived => "-".to_owned(),
+    };
     let line = |(index, (method, totals)): (
         usize,
         (&crate::ledger::Method, &crate::ledger::MethodTotals),
@@ -66,25 +97,30 @@ fn lines(pid: &str, comm: &str, counters: &Counters) -> Vec<[String; 9]> {
             method.name().to_owned(),
             grouped(totals.calls),
             grouped(totals.payload_bytes),
-            grouped(totals.zero_copy_bytes),
+            known(totals.zero_copy_bytes),
             grouped(totals.to_user.bytes),
             grouped(totals.from_user.bytes),
-            grouped(totals.in_kernel.bytes),
+            known(totals.in_kernel.bytes),
         ]
     };
     counters.methods.iter().enumerate().map(line).collect()
 }
 
-fn switches(counters: &Counters) -> String {
+fn switches(counters: &Counters, evidence: Evidence) -> String {
+    let faults = match evidence {
+        Evidence::Measured => format!(
+            "{} (faults); page faults {} minor + {} major",
+            grouped(counters.mode_switches.fault),
+            grouped(counters.page_faults.minor),
+            grouped(counters.page_faults.major),
+        ),
+        Evidence::Derived => "unknown (faults)".to_owned(),
+    };
     format!(
-        "mode switches {} (system calls) + {} (faults); context switches {} voluntary + {} involuntary; \
-         page faults {} minor + {} major",
-        grouped(counters.mode_switches.syscall),
-        grouped(counters.mode_switches.fault),
+        "context switches {} voluntary + {} involuntary; mode switches {} (system calls) + {faults}",
         grouped(counters.context_switches.voluntary),
         grouped(counters.context_switches.involuntary),
-        grouped(counters.page_faults.minor),
-        grouped(counters.page_faults.major),
+        grouped(counters.mode_switches.syscall),
     )
 }
 

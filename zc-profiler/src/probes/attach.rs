@@ -7,10 +7,10 @@ use aya::{
     programs::{BtfTracePoint, FEntry, FExit, Program, ProgramError},
 };
 use aya_log::Level;
-use zc_profiler_ebpf::{COLLECTED, KernelLayout, Method, SYSCALLS, SyscallMethods};
+use zc_profiler_ebpf::{COLLECTED, KernelLayout, Method, NO_PAYLOAD, SYSCALLS, SyscallMethods};
 
 use super::{
-    Error,
+    Error, Evidence,
     hooks::{self, Attach, Form, Hook},
     status::{State, Status},
 };
@@ -36,10 +36,18 @@ pub struct Plan<'a> {
 
 impl Plan<'_> {
     /// Loads and attaches every row that this kernel allows.
-    pub fn carry_out(&self) -> Result<(Ebpf, Vec<Status>), Error> {
+    pub fn carry_out(&self) -> Result<(Ebpf, Vec<Status>, Evidence), Error> {
         let mut refused = HashSet::new();
         loop {
-            let (ebpf, statuses) = self.attempt(&refused)?;
+            let (ebpf, statuses) = self.attempt(Evidence::Measured, &refused)?;
+            if !statuses
+                .iter()
+                .filter_map(Status::form)
+                .any(|form| form.attach.measures())
+            {
+                let (ebpf, derived) = self.attempt(Evidence::Derived, &refused)?;
+                return Ok((ebpf, with_reasons(derived, &statuses), Evidence::Derived));
+            }
             // The programs were told that this exit collects copies, which it will not: again,
             // without it.
             let failed: Vec<_> = statuses
@@ -50,14 +58,19 @@ impl Plan<'_> {
                 .filter(|name| !refused.contains(name))
                 .collect();
             if failed.is_empty() {
-                return Ok((ebpf, statuses));
+                return Ok((ebpf, statuses, Evidence::Measured));
             }
             refused.extend(failed);
         }
     }
 
-    fn attempt(&self, refused: &HashSet<&str>) -> Result<(Ebpf, Vec<Status>), Error> {
-        let methods = self.syscall_methods(refused);
+    fn attempt(
+        &self,
+        evidence: Evidence,
+        refused: &HashSet<&str>,
+    ) -> Result<(Ebpf, Vec<Status>), Error> {
+        let collected = evidence == Evidence::Measured;
+        let methods = self.syscall_methods(collected, refused);
         let level = if self.verbose { Level::Debug as u8 } else { 0 };
         let mut ebpf = EbpfLoader::new()
             .btf(Some(self.aya_btf))
@@ -67,10 +80,10 @@ impl Plan<'_> {
             .map_max_entries("PROCESSES", self.processes)
             .load(OBJECT)
             .map_err(Error::Load)?;
-        let statuses = hooks::all()
+        let statuses = hooks::all(evidence)
             .map(|hook| Status {
                 hook,
-                state: self.attach(&mut ebpf, hook),
+                state: self.attach(&mut ebpf, hook, evidence),
             })
             .collect();
         Ok((ebpf, statuses))
@@ -104,11 +117,14 @@ impl Plan<'_> {
         Err(reasons.join(", "))
     }
 
-    fn attach(&self, ebpf: &mut Ebpf, hook: &'static Hook) -> State {
+    fn attach(&self, ebpf: &mut Ebpf, hook: &'static Hook, evidence: Evidence) -> State {
         let form = match self.form(hook) {
             Ok(form) => form,
             Err(reason) => return State::Absent(reason),
         };
+        if evidence == Evidence::Derived && form.attach.measures() {
+            return State::Failed(String::new());
+        }
         match self.attach_form(ebpf, form) {
             Ok(()) => State::Attached(form),
             Err(error) => {
@@ -124,6 +140,12 @@ impl Plan<'_> {
             self.attach_program(ebpf, form, &double(form.program))?;
         }
         self.attach_program(ebpf, form, form.program)
+            .inspect_err(|_| {
+                // A double alone would count what is shown as lost.
+                if let Some(Program::FExit(double)) = ebpf.program_mut(&double(form.program)) {
+                    let _ = double.unload();
+                }
+            })
     }
 
     fn attach_program(&self, ebpf: &mut Ebpf, form: &Form, name: &str) -> Result<(), ProgramError> {
@@ -151,7 +173,7 @@ impl Plan<'_> {
     }
 
     /// Which method each system call is of, and whether its exit will collect.
-    fn syscall_methods(&self, refused: &HashSet<&str>) -> SyscallMethods {
+    fn syscall_methods(&self, collect: bool, refused: &HashSet<&str>) -> SyscallMethods {
         let mut methods = [Method::Other as u8; SYSCALLS];
         let mut set = |number: i64, value| {
             if let Ok(index) = usize::try_from(number)
@@ -165,15 +187,27 @@ impl Plan<'_> {
         }
         for hook in hooks::SYSCALLS {
             if let Some(call) = hook.syscall {
-                let collected = self.form(hook).is_ok() && !refused.contains(hook.name);
-                set(
-                    call.number,
-                    call.method as u8 | if collected { COLLECTED } else { 0 },
-                );
+                let collected = collect && self.form(hook).is_ok() && !refused.contains(hook.name);
+                let collected = if collected { COLLECTED } else { 0 };
+                let silent = if call.returns_bytes { 0 } else { NO_PAYLOAD };
+                set(call.number, call.method as u8 | collected | silent);
             }
         }
         methods
     }
+}
+
+/// Why the rows that only a measurement fills are empty is what the first attempt said.
+fn with_reasons(mut derived: Vec<Status>, measured: &[Status]) -> Vec<Status> {
+    for status in derived.iter_mut().filter(|status| status.form().is_none()) {
+        if let Some(first) = measured
+            .iter()
+            .find(|first| first.hook.name == status.hook.name)
+        {
+            status.state = first.state.clone();
+        }
+    }
+    derived
 }
 
 /// The program that takes over where the kernel skips one (see the programs' module `call`).

@@ -3,6 +3,7 @@
 
 use zc_profiler_ebpf::Method;
 
+use super::Evidence;
 use crate::kernel::Need;
 
 /// One thing that is counted, and the ways to count it.
@@ -49,6 +50,12 @@ pub enum Attach {
 }
 
 impl Attach {
+    /// Whether a program attached so sees each copy where it is made.
+    #[must_use]
+    pub const fn measures(self) -> bool {
+        matches!(self, Self::Fentry | Self::Fexit)
+    }
+
     /// The value of the label `attach`.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -67,6 +74,8 @@ pub struct Syscall {
     pub number: i64,
     /// The method it belongs to.
     pub method: Method,
+    /// Whether what it returns is a number of bytes.
+    pub returns_bytes: bool,
 }
 
 const fn fexit(target: &'static str, arguments: usize, program: &'static str) -> Form {
@@ -205,7 +214,14 @@ macro_rules! syscalls {
             needs: &[Need::Task],
             vital: false,
             forms: &[fexit($target, 1, $program)],
-            syscall: Some(Syscall { number: libc::$number, method: Method::$method }),
+            syscall: Some(Syscall {
+                number: libc::$number,
+                method: Method::$method,
+                returns_bytes: !matches!(
+                    libc::$number,
+                    libc::SYS_mmap | libc::SYS_sendmmsg | libc::SYS_recvmmsg
+                ),
+            }),
         }),*]
     };
 }
@@ -241,20 +257,35 @@ pub const UNHOOKED: &[Syscall] = &[
     Syscall {
         number: libc::SYS_process_vm_readv,
         method: Method::ProcessVm,
+        returns_bytes: true,
     },
     Syscall {
         number: libc::SYS_process_vm_writev,
         method: Method::ProcessVm,
+        returns_bytes: true,
     },
     Syscall {
         number: libc::SYS_io_uring_enter,
         method: Method::IoUring,
+        returns_bytes: false,
     },
 ];
 
-/// Every row.
-pub fn all() -> impl Iterator<Item = &'static Hook> {
-    HOOKS.iter().chain(SYSCALLS)
+/// What stands in for the system calls and the carriers where nothing can be attached to functions.
+pub const DERIVED: &[Hook] = hooks! {
+    "sys_exit": "calls and payload of all methods; what they copied, derived from what they returned",
+        else "calls, payload and copies",
+        needs &[Need::Task], vital true,
+        [tracepoint("sys_exit", 2, "sys_exit")];
+};
+
+/// Every row that is tried for this kind of evidence.
+pub fn all(evidence: Evidence) -> impl Iterator<Item = &'static Hook> {
+    let calls = match evidence {
+        Evidence::Measured => SYSCALLS,
+        Evidence::Derived => DERIVED,
+    };
+    HOOKS.iter().chain(calls)
 }
 
 #[cfg(test)]
@@ -266,7 +297,7 @@ mod tests {
     #[test]
     fn names_are_unique_and_every_row_has_a_form() {
         let mut names = HashSet::new();
-        for hook in all() {
+        for hook in all(Evidence::Measured).chain(DERIVED) {
             assert!(names.insert(hook.name), "{} twice", hook.name);
             assert!(!hook.forms.is_empty(), "{} has no form", hook.name);
         }

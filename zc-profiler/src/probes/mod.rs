@@ -29,6 +29,26 @@ pub enum Scope {
     Tree,
 }
 
+/// How numbers of copies are come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// Each copy is counted where it is made.
+    Measured,
+    /// Copies are inferred from what system calls returned.
+    Derived,
+}
+
+impl Evidence {
+    /// The word for it in tables, JSON and labels.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Measured => "measured",
+            Self::Derived => "derived",
+        }
+    }
+}
+
 /// Why counting could not begin.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -77,6 +97,7 @@ pub struct Probes {
     /// Owns the programs and their links.
     ebpf: Ebpf,
     statuses: Vec<Status>,
+    evidence: Evidence,
 }
 
 impl Probes {
@@ -104,7 +125,7 @@ impl Probes {
             processes: PROCESSES,
             verbose,
         };
-        let (mut ebpf, statuses) = plan.carry_out()?;
+        let (mut ebpf, statuses, evidence) = plan.carry_out()?;
         if let Some(status) = statuses
             .iter()
             .find(|status| status.hook.vital && status.form().is_none())
@@ -119,7 +140,11 @@ impl Probes {
         }
         let ledger = open_ledger(&mut ebpf)?;
         enable(&mut ebpf)?;
-        let probes = Self { ebpf, statuses };
+        let probes = Self {
+            ebpf,
+            statuses,
+            evidence,
+        };
         Ok((probes, ledger, environment))
     }
 
@@ -127,6 +152,12 @@ impl Probes {
     #[must_use]
     pub fn statuses(&self) -> &[Status] {
         &self.statuses
+    }
+
+    /// How numbers of copies are come by.
+    #[must_use]
+    pub const fn evidence(&self) -> Evidence {
+        self.evidence
     }
 
     /// How many events were lost at most because the kernel skipped a program that was under way on

@@ -59,7 +59,7 @@ pub fn report(document: &Document) -> String {
     let (payload, chunk) = (document.payload_bytes, document.chunk_bytes);
     let chunks = payload.div_ceil(chunk.max(1));
     let mut text = format!(
-        "\nkernel {}, payload {}, chunk {}: {} chunks; {}\n",
+        "\nkernel {}, payload {}, chunk {}: {} chunks; copies {}\n",
         document.kernel,
         size::show(payload),
         size::show(chunk),
@@ -68,7 +68,7 @@ pub fn report(document: &Document) -> String {
     );
     let (mut per_chunk, mut total) = (Table::new(PER_CHUNK), Table::new(TOTAL));
     for row in document.rows {
-        per_chunk.row(per_chunk_cells(row, payload, chunks));
+        per_chunk.row(per_chunk_cells(row, payload, chunks, document.evidence));
         total.row(total_cells(row));
     }
     let _ = write!(
@@ -84,7 +84,16 @@ pub fn report(document: &Document) -> String {
     text
 }
 
-fn per_chunk_cells(row: &Row, payload: u64, chunks: u64) -> [String; PER_CHUNK.len()] {
+fn per_chunk_cells(
+    row: &Row,
+    payload: u64,
+    chunks: u64,
+    evidence: &str,
+) -> [String; PER_CHUNK.len()] {
+    let known = |cell: String| match evidence {
+        "derived" => NOT_MEASURED.to_owned(),
+        _ => cell,
+    };
     let all = row.measured.all_methods();
     let each = |count| format!("{:.2}", ratio(count, chunks));
     let share = |bytes| format!("{:.2}", ratio(bytes, payload));
@@ -98,14 +107,23 @@ fn per_chunk_cells(row: &Row, payload: u64, chunks: u64) -> [String; PER_CHUNK.l
         share(all.copied_bytes()),
         share(all.to_user.bytes),
         share(all.from_user.bytes),
-        share(all.in_kernel.bytes),
-        share(all.zero_copy_bytes),
+        known(share(all.in_kernel.bytes)),
+        known(share(all.zero_copy_bytes)),
         row.theory.dma_copies.to_string(),
         NOT_MEASURED.into(),
         each(row.measured.context_switches.voluntary),
         each(row.measured.context_switches.involuntary),
-        if row.ok { "OK" } else { "FAIL" }.into(),
+        verdict(row, evidence).into(),
     ]
+}
+
+/// Where copies are only derived, calls and payload are right, and the rest proves nothing.
+fn verdict(row: &Row, evidence: &str) -> &'static str {
+    match (row.ok, evidence) {
+        (false, _) => "FAIL",
+        (true, "derived") => "derived",
+        (true, _) => "OK",
+    }
 }
 
 fn total_cells(row: &Row) -> [String; TOTAL.len()] {
