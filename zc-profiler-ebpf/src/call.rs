@@ -65,6 +65,8 @@ pub fn take() -> Call {
         by_reference: take_number(&mut call.by_reference),
         unreturned: take_number(&mut call.unreturned),
         dirty: take_number(&mut call.dirty),
+        request: 0,
+        on_write: 0,
     }
 }
 
@@ -74,6 +76,8 @@ const NOTHING: Call = Call {
     by_reference: 0,
     unreturned: 0,
     dirty: 0,
+    request: 0,
+    on_write: 0,
 };
 
 #[inline(always)]
@@ -96,13 +100,28 @@ pub fn passed_by_reference(bytes: u64) {
     }
 }
 
+/// Notes bytes of this call that a device moved to or from user memory.
+#[inline(always)]
+pub fn moved_by_device(bytes: u64) {
+    if let Some(call) = current() {
+        call.by_reference += bytes;
+        call.dirty = 1;
+    }
+}
+
+/// Whether the running task carries out a request of an `io_uring`.
+#[inline(always)]
+pub fn in_request() -> bool {
+    current().is_some_and(|call| call.request != 0)
+}
+
 /// Saves the call of `previous` and restores that of `next`, both thread ids.
 #[inline(always)]
 pub fn switch(previous: u32, next: u32) {
     let (Some(call), Some(count)) = (current(), SUSPENDED_COUNT.get_ptr_mut(0)) else {
         return;
     };
-    if call.dirty != 0 {
+    if call.dirty | call.request | call.on_write != 0 {
         if SUSPENDED.insert(&previous, &*call, 0).is_ok() {
             add(count, 1);
         } else {

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use zc_profiler_ebpf::{Direction, Dropped, Method};
 
 use crate::{
-    call,
+    call, io_uring,
     kernel::{Context, Side, Task, field, in_interrupt, layout},
     process,
 };
@@ -139,6 +139,15 @@ on_exit! {
 }
 
 on_exit! {
+    /// `ssize_t get_random_bytes_user(struct iov_iter *iter)`, from 5.19 on and in the stable
+    /// releases before.
+    ///
+    /// Counts /dev/random, /dev/urandom and getrandom to user. Without it, those are not counted.
+    get_random_bytes_user, "get_random_bytes_user",
+    |ctx| moved(ctx.arg(1), ctx.arg(0), Direction::ToUser)
+}
+
+on_exit! {
     /// `int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)`, on all kernels.
     ///
     /// Counts user to TCP, less what went by reference inside it. Without it, TCP sends are not
@@ -216,7 +225,11 @@ fn moved(bytes: i64, iter: *const u8, user: Direction) {
     if bytes <= 0 || !process::enabled() {
         return;
     }
-    match Side::of(iter).direction(user) {
+    let side = match Side::of(iter) {
+        Side::Kernel if io_uring::has_fixed_buffers() => Side::User,
+        side => side,
+    };
+    match side.direction(user) {
         Ok(Some(direction)) => copied(direction, bytes),
         Ok(None) => {}
         Err(()) => {
@@ -233,6 +246,14 @@ fn copied(direction: Direction, bytes: i64) {
         return;
     }
     let task = Task::current();
+    // Before the system call, which is any that the task happened to return from: a request can run
+    // on the way back to user mode.
+    if call::in_request() {
+        if let Some(entry) = process::of(task) {
+            entry.add_copy(Method::IoUring as u8, direction, bytes as u64);
+        }
+        return;
+    }
     match task.context() {
         Context::Call => call::copied(direction, bytes as u64),
         Context::Process(method) => {

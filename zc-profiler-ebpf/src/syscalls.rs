@@ -5,7 +5,7 @@
 //! one, copies inside that call are still counted, but neither calls nor payload are.
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
-use zc_profiler_ebpf::Method;
+use zc_profiler_ebpf::{Direction, Method};
 
 use crate::{
     call,
@@ -21,16 +21,18 @@ enum Payload {
     Internal,
     /// The return value is no number of bytes; the payload is what was copied or referenced.
     Messages,
+    /// Bytes that the call itself copies once in this direction, and no carrier sees.
+    Copied(Direction),
     /// None.
     Nothing,
 }
 
 macro_rules! exits {
-    ($($name:ident $function:literal $method:ident $payload:ident;)*) => {$(
+    ($($name:ident $function:literal $method:ident $payload:ident $($direction:ident)?;)*) => {$(
         #[doc = concat!("Exit of `", $function, "`.")]
         #[fexit(function = $function)]
         pub fn $name(ctx: FExitContext) -> i32 {
-            exit(Method::$method, Payload::$payload, ctx.arg(1));
+            exit(Method::$method, Payload::$payload $((Direction::$direction))?, ctx.arg(1));
             0
         }
     )*};
@@ -59,10 +61,13 @@ exits! {
     sys_recvfrom "__x64_sys_recvfrom" Recv User;
     sys_recvmsg "__x64_sys_recvmsg" Recv User;
     sys_recvmmsg "__x64_sys_recvmmsg" Recv Messages;
+    sys_process_vm_readv "__x64_sys_process_vm_readv" ProcessVm Copied ToUser;
+    sys_process_vm_writev "__x64_sys_process_vm_writev" ProcessVm Copied FromUser;
+    sys_io_uring_enter "__x64_sys_io_uring_enter" IoUring Nothing;
 }
 
 #[inline(always)]
-fn exit(method: Method, payload: Payload, returned: i64) {
+fn exit(method: Method, rule: Payload, returned: i64) {
     if !process::enabled() {
         return;
     }
@@ -75,10 +80,11 @@ fn exit(method: Method, payload: Payload, returned: i64) {
     let [to_user, from_user, in_kernel] = made.copied_bytes;
     let copied = to_user + from_user + in_kernel;
     let returned = if returned > 0 { returned as u64 } else { 0 };
-    let (payload, zero_copy) = match payload {
+    let (payload, zero_copy) = match rule {
         Payload::User => (returned, made.by_reference.min(returned)),
         Payload::Internal => (returned, returned.saturating_sub(copied)),
         Payload::Messages => (copied + made.by_reference, made.by_reference),
+        Payload::Copied(_) => (returned, 0),
         Payload::Nothing => (0, 0),
     };
     // SAFETY: `counters` points into a live map value.
@@ -86,6 +92,15 @@ fn exit(method: Method, payload: Payload, returned: i64) {
         add(&raw mut (*counters).calls, 1);
         add_if(&raw mut (*counters).payload_bytes, payload);
         add_if(&raw mut (*counters).zero_copy_bytes, zero_copy);
+        if let Payload::Copied(direction) = rule
+            && returned > 0
+        {
+            add(&raw mut (*counters).copies[direction as usize], 1);
+            add(
+                &raw mut (*counters).copied_bytes[direction as usize],
+                returned,
+            );
+        }
         if made.dirty != 0 {
             // Written out: a loop would have its bounds checked.
             add_if(&raw mut (*counters).copies[0], made.copies[0]);

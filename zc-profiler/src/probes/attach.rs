@@ -152,9 +152,6 @@ impl Plan<'_> {
                 *slot = value;
             }
         };
-        for call in hooks::UNHOOKED {
-            set(call.number, call.method as u8);
-        }
         for hook in hooks::SYSCALLS {
             if let Some(call) = hook.syscall {
                 let collected = self.form(hook).is_ok() && !refused.contains(hook.name);
