@@ -112,7 +112,7 @@ struct Completion {
 /// One request at a time.
 pub struct Ring {
     fd: RawFd,
-    rings: *mut u8,
+    rings: *mut libc::c_void,
     requests: *mut Request,
     parameters: Parameters,
     /// How often `io_uring_enter` was called.
@@ -131,7 +131,7 @@ impl Ring {
         };
         // SAFETY: the parameters are valid for the call.
         let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, ENTRIES, &raw mut parameters) };
-        let fd = i32::try_from(ok("io_uring_setup", fd as isize)).expect("a descriptor");
+        let fd = i32::try_from(ok("io_uring_setup", fd)).expect("a descriptor");
         let map = |offset| {
             let (access, shared) = (
                 libc::PROT_READ | libc::PROT_WRITE,
@@ -149,7 +149,7 @@ impl Ring {
         };
         Self {
             fd,
-            rings: map(OFF_RINGS).cast(),
+            rings: map(OFF_RINGS),
             requests: map(OFF_SQES).cast(),
             parameters,
             enters: 0,
@@ -166,12 +166,12 @@ impl Ring {
         // SAFETY: one vector, of memory that outlives the ring's use.
         let result =
             unsafe { libc::syscall(libc::SYS_io_uring_register, self.fd, operation, vectors, 1) };
-        ok("io_uring_register", result as isize);
+        ok("io_uring_register", result);
     }
 
     fn word(&self, offset: u32) -> &AtomicU32 {
         // SAFETY: the kernel's offsets lie in the mapping, which lives as long as the process.
-        unsafe { &*self.rings.add(offset as usize).cast() }
+        unsafe { &*self.rings.byte_add(offset as usize).cast() }
     }
 
     /// Submits a request without waiting for its end.
@@ -196,7 +196,7 @@ impl Ring {
         let (call, none) = (libc::SYS_io_uring_enter, ptr::null::<u8>());
         // SAFETY: no signal mask is passed.
         let result = unsafe { libc::syscall(call, self.fd, submit, wait, flags, none, 0) };
-        ok("io_uring_enter", result as isize);
+        ok("io_uring_enter", result);
     }
 
     /// The next completion's result and flags, if there is one.
@@ -210,7 +210,7 @@ impl Ring {
         let start = cq.others[1] as usize + slot as usize * size_of::<Completion>();
         // SAFETY: the slot is in bounds and the kernel has filled it.
         let Completion { result, flags, .. } =
-            unsafe { self.rings.add(start).cast::<Completion>().read() };
+            unsafe { self.rings.byte_add(start).cast::<Completion>().read() };
         self.word(cq.head).store(head + 1, Ordering::Release);
         Some((result, flags))
     }

@@ -269,8 +269,8 @@ pub fn shared() -> &'static AtomicU64 {
 }
 
 /// The result of a call that may not fail, as a number of bytes.
-pub fn ok(name: &str, result: isize) -> usize {
-    usize::try_from(result).unwrap_or_else(|_| {
+pub fn ok(name: &str, result: impl TryInto<usize>) -> usize {
+    result.try_into().unwrap_or_else(|_| {
         eprintln!("{name}: {}", io::Error::last_os_error());
         process::abort()
     })

@@ -1,4 +1,4 @@
-//! O_DIRECT: the device moves the bytes to or from user memory, and no copy carries them.
+//! `O_DIRECT`: the device moves the bytes to or from user memory, and no copy carries them.
 
 use aya_ebpf::{macros::fentry, programs::FEntryContext};
 

@@ -25,7 +25,7 @@ pub enum Need {
     Fault,
     /// How many pages a folio has; before 5.16 there are none, and it is not needed.
     Folio,
-    /// Size and kind of an O_DIRECT transfer through iomap.
+    /// Size and kind of an `O_DIRECT` transfer through iomap.
     DirectIo,
     /// The opcode of an `io_uring` request.
     Request,
