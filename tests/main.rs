@@ -4,7 +4,10 @@
 mod command_line;
 mod copies;
 mod expect;
+mod io_uring;
+mod memory;
 mod processes;
+mod ring;
 mod serve;
 mod support;
 mod switches;

@@ -1,7 +1,9 @@
 //! A child process of which everything that it does between two stops is measured.
 
 use std::{
-    fs, io, process,
+    fmt, fs, io,
+    os::unix::fs::FileExt,
+    process,
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -10,7 +12,7 @@ use std::{
 
 use zc_profiler::{
     Profiler, Scope,
-    ledger::{Counters, Process, Snapshot},
+    ledger::{Counters, Method, MethodTotals, Process, Snapshot},
 };
 
 /// One profiler for all tests of this process, counting the whole machine.
@@ -82,7 +84,7 @@ impl Accounts {
     }
 }
 
-fn proc_file(pid: i32, name: &str) -> String {
+fn proc_file(pid: impl fmt::Display, name: &str) -> String {
     let path = format!("/proc/{pid}/{name}");
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
@@ -93,9 +95,10 @@ pub struct Child {
 }
 
 impl Child {
-    /// Forks; the child stops itself, works, stops itself again and exits.
+    /// Forks; the child gets rid of copy-on-write, stops itself, works, stops itself again and exits.
     pub fn stopped_before(work: impl FnOnce()) -> Self {
         Self::fork(|| {
+            unshare_memory();
             stop();
             work();
             stop();
@@ -192,6 +195,50 @@ fn wait(pid: i32, options: i32) -> i32 {
     status
 }
 
+/// Has every page that this forked process shares with its parent, and may write, copied now: the
+/// copies would be a part of what is measured, if it happened to write there.
+fn unshare_memory() {
+    const PAGE: usize = 4_096;
+    const PRESENT: u64 = 1 << 63;
+    let maps = proc_file("self", "maps");
+    let pagemap = fs::File::open("/proc/self/pagemap").expect("pagemap");
+    for line in maps.lines().filter(|line| line.contains(" rw-p ")) {
+        let mut words = line.split_ascii_whitespace();
+        let (start, end) = words
+            .next()
+            .and_then(|range| range.split_once('-'))
+            .unwrap_or_else(|| panic!("no range in {line}"));
+        let [start, end] = [start, end].map(|hex| usize::from_str_radix(hex, 16).expect("hex"));
+        // Pages of files count even if they are not there yet.
+        let of_file = words.nth(3).is_some_and(|inode| inode != "0");
+        let mut entries = vec![0u8; (end - start) / PAGE * 8];
+        pagemap
+            .read_exact_at(&mut entries, (start / PAGE * 8) as u64)
+            .expect("pagemap");
+        for (index, entry) in entries.chunks_exact(8).enumerate() {
+            let entry = u64::from_ne_bytes(entry.try_into().expect("eight bytes"));
+            if of_file || entry & PRESENT != 0 {
+                let page = (start + index * PAGE) as *mut u8;
+                // SAFETY: the mapping is writable, and nobody else is there to change the byte
+                // between the two accesses.
+                unsafe { page.write_volatile(page.read_volatile()) };
+            }
+        }
+    }
+}
+
+/// The counters of a child that was not measured, but counted from its birth on: without the pages
+/// shared with its parent that it happened to write.
+pub fn without_copy_on_write(mut counters: Counters) -> Counters {
+    let mmap = counters.methods.remove(&Method::Mmap).unwrap_or_default();
+    let expected = MethodTotals {
+        in_kernel: mmap.in_kernel,
+        ..MethodTotals::default()
+    };
+    assert_eq!(mmap, expected, "nothing but copy-on-write");
+    counters
+}
+
 fn stop() {
     // SAFETY: raises a signal in the calling thread.
     unsafe { libc::raise(libc::SIGSTOP) };
@@ -222,8 +269,8 @@ pub fn shared() -> &'static AtomicU64 {
 }
 
 /// The result of a call that may not fail, as a number of bytes.
-pub fn ok(name: &str, result: isize) -> usize {
-    usize::try_from(result).unwrap_or_else(|_| {
+pub fn ok(name: &str, result: impl TryInto<usize>) -> usize {
+    result.try_into().unwrap_or_else(|_| {
         eprintln!("{name}: {}", io::Error::last_os_error());
         process::abort()
     })

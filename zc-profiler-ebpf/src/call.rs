@@ -77,6 +77,8 @@ pub fn take() -> Call {
         unreturned: take_number(&mut call.unreturned),
         dirty: take_number(&mut call.dirty),
         served: 0,
+        request: 0,
+        on_write: 0,
     }
 }
 
@@ -87,6 +89,8 @@ const NOTHING: Call = Call {
     unreturned: 0,
     dirty: 0,
     served: 0,
+    request: 0,
+    on_write: 0,
 };
 
 #[inline(always)]
@@ -138,13 +142,28 @@ pub const fn number_of(program: &str) -> u64 {
     hash
 }
 
+/// Notes bytes of this call that a device moved to or from user memory.
+#[inline(always)]
+pub fn moved_by_device(bytes: u64) {
+    if let Some(call) = current() {
+        call.by_reference += bytes;
+        call.dirty = 1;
+    }
+}
+
+/// Whether the running task carries out a request of an `io_uring`.
+#[inline(always)]
+pub fn in_request() -> bool {
+    current().is_some_and(|call| call.request != 0)
+}
+
 /// Saves the call of `previous` and restores that of `next`, both thread ids.
 #[inline(always)]
 pub fn switch(previous: u32, next: u32) {
     let (Some(call), Some(count)) = (current(), SUSPENDED_COUNT.get_ptr_mut(0)) else {
         return;
     };
-    if call.dirty | call.served != 0 {
+    if call.dirty | call.served | call.request | call.on_write != 0 {
         if SUSPENDED.insert(&previous, &*call, 0).is_ok() {
             add(count, 1);
         } else {
@@ -167,18 +186,36 @@ pub fn switch(previous: u32, next: u32) {
 /// An exit program, and its double for kernels that preempt inside programs; the double must be
 /// attached first, for the kernel runs the newest first.
 macro_rules! program {
-    ($(#[$doc:meta])* $name:ident, $function:literal, |$ctx:ident| $body:expr) => {
+    ($($program:tt)*) => {
+        $crate::call::doubled! { fexit FExitContext $($program)* }
+    };
+}
+pub(crate) use program;
+
+/// The same at a function's entry.
+macro_rules! entry_program {
+    ($($program:tt)*) => {
+        $crate::call::doubled! { fentry FEntryContext $($program)* }
+    };
+}
+pub(crate) use entry_program;
+
+macro_rules! doubled {
+    (
+        $kind:ident $context:ident
+        $(#[$doc:meta])* $name:ident, $function:literal, |$ctx:ident| $body:expr
+    ) => {
         $(#[$doc])*
-        #[aya_ebpf::macros::fexit(function = $function)]
-        pub fn $name($ctx: aya_ebpf::programs::FExitContext) -> i32 {
+        #[aya_ebpf::macros::$kind(function = $function)]
+        pub fn $name($ctx: aya_ebpf::programs::$context) -> i32 {
             $body;
             $crate::call::served(const { $crate::call::number_of(stringify!($name)) });
             0
         }
 
         #[doc = concat!("The double of [`", stringify!($name), "`].")]
-        #[aya_ebpf::macros::fexit(function = $function)]
-        pub fn ${concat($name, _again)}($ctx: aya_ebpf::programs::FExitContext) -> i32 {
+        #[aya_ebpf::macros::$kind(function = $function)]
+        pub fn ${concat($name, _again)}($ctx: aya_ebpf::programs::$context) -> i32 {
             if !$crate::call::was_served(const { $crate::call::number_of(stringify!($name)) }) {
                 $body;
             }
@@ -186,4 +223,4 @@ macro_rules! program {
         }
     };
 }
-pub(crate) use program;
+pub(crate) use doubled;

@@ -11,6 +11,7 @@ use zc_profiler_ebpf::{Direction, Dropped, Method};
 
 use crate::{
     call::{self, program},
+    io_uring,
     kernel::{Context, Side, Task, field, in_interrupt, layout},
     process,
 };
@@ -127,6 +128,15 @@ program! {
 }
 
 program! {
+    /// `ssize_t get_random_bytes_user(struct iov_iter *iter)`, from 5.19 on and in the stable
+    /// releases before.
+    ///
+    /// Counts /dev/random, /dev/urandom and getrandom to user. Without it, those are not counted.
+    get_random_bytes_user, "get_random_bytes_user",
+    |ctx| moved(ctx.arg(1), ctx.arg(0), Direction::ToUser)
+}
+
+program! {
     /// `int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)`, on all kernels.
     ///
     /// Counts user to TCP, less what went by reference inside it. Without it, TCP sends are not
@@ -207,6 +217,8 @@ fn copied_between_buffers(ctx: &FExitContext, interrupt: bool) {
     }
 }
 
+const SKB_COPY_UBUFS: u64 = call::number_of("skb_copy_ubufs");
+
 /// `int skb_copy_ubufs(struct sk_buff *skb, gfp_t gfp_mask)`, on all kernels; at entry, since the
 /// function replaces what it copies.
 ///
@@ -214,9 +226,27 @@ fn copied_between_buffers(ctx: &FExitContext, interrupt: bool) {
 /// sends look cheaper than they are.
 #[fentry(function = "skb_copy_ubufs")]
 pub fn skb_copy_ubufs(ctx: FEntryContext) -> i32 {
-    let length: u32 = field(ctx.arg(0), layout!(skb_data_len));
-    copied_anywhere(length.into(), in_interrupt());
+    let interrupt = in_interrupt();
+    copied_for_delivery(&ctx, interrupt);
+    if !interrupt {
+        call::served(SKB_COPY_UBUFS);
+    }
     0
+}
+
+/// The double of [`skb_copy_ubufs`], for tasks.
+#[fentry(function = "skb_copy_ubufs")]
+pub fn skb_copy_ubufs_again(ctx: FEntryContext) -> i32 {
+    if !in_interrupt() && !call::was_served(SKB_COPY_UBUFS) {
+        copied_for_delivery(&ctx, false);
+    }
+    0
+}
+
+#[inline(always)]
+fn copied_for_delivery(ctx: &FEntryContext, interrupt: bool) {
+    let length: u32 = field(ctx.arg(0), layout!(skb_data_len));
+    copied_anywhere(length.into(), interrupt);
 }
 
 /// A carrier moved `bytes` through `iter`, which says whether and between what it copied.
@@ -225,7 +255,11 @@ fn moved(bytes: i64, iter: *const u8, user: Direction) {
     if bytes <= 0 || !process::enabled() {
         return;
     }
-    match Side::of(iter).direction(user) {
+    let side = match Side::of(iter) {
+        Side::Kernel if io_uring::has_fixed_buffers() => Side::User,
+        side => side,
+    };
+    match side.direction(user) {
         Ok(Some(direction)) => copied(direction, bytes),
         Ok(None) => {}
         Err(()) => {
@@ -242,6 +276,14 @@ fn copied(direction: Direction, bytes: i64) {
         return;
     }
     let task = Task::current();
+    // Before the system call, which is any that the task happened to return from: a request can run
+    // on the way back to user mode.
+    if call::in_request() {
+        if let Some(entry) = process::of(task) {
+            entry.add_copy(Method::IoUring as u8, direction, bytes as u64);
+        }
+        return;
+    }
     match task.context() {
         Context::Call => call::copied(direction, bytes as u64),
         Context::Process(method) => {

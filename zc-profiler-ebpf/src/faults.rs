@@ -10,7 +10,7 @@ const FAULT_FLAG_USER: u32 = 0x40;
 const VM_FAULT_MAJOR: u32 = 0x4;
 const VM_FAULT_RETRY: u32 = 0x400;
 /// OOM, SIGBUS, HWPOISON, `HWPOISON_LARGE`, SIGSEGV, FALLBACK.
-const VM_FAULT_ERROR: u32 = 0x873;
+pub const VM_FAULT_ERROR: u32 = 0x873;
 
 program! {
     /// `vm_fault_t handle_mm_fault(struct vm_area_struct *vma, unsigned long address, unsigned int

@@ -221,6 +221,10 @@ pub struct Call {
     pub dirty: u64,
     /// Between a program that has run and its double, which then has nothing to do: its number.
     pub served: u64,
+    /// In a request of an `io_uring`: its opcode and 1; else 0.
+    pub request: u64,
+    /// Not 0 while a write fault may copy a page.
+    pub on_write: u64,
 }
 
 /// An offset or address that the running kernel does not have.
@@ -260,6 +264,15 @@ pub struct KernelLayout {
     pub iter_none: u32,
     pub msghdr_msg_iter: u32,
     pub skb_data_len: u32,
+    pub vm_fault_page: u32,
+    pub vm_fault_cow_page: u32,
+    pub folio_pages: u32,
+    pub iomap_dio_size: u32,
+    pub iomap_dio_wait: u32,
+    pub io_kiocb_opcode: u32,
+    pub io_uring_cqe_res: u32,
+    /// Whether completions of an `io_uring` name their request.
+    pub has_completed_request: u32,
     /// Whether the helper `bpf_get_current_task_btf` is there (5.11).
     pub has_task_btf: u32,
     /// Whether the helper `bpf_task_pt_regs` is there (5.15).
@@ -297,6 +310,14 @@ impl KernelLayout {
         iter_none: 0,
         msghdr_msg_iter: ABSENT,
         skb_data_len: ABSENT,
+        vm_fault_page: ABSENT,
+        vm_fault_cow_page: ABSENT,
+        folio_pages: ABSENT,
+        iomap_dio_size: ABSENT,
+        iomap_dio_wait: ABSENT,
+        io_kiocb_opcode: ABSENT,
+        io_uring_cqe_res: ABSENT,
+        has_completed_request: 0,
         has_task_btf: 0,
         has_task_pt_regs: 0,
         filtered: 0,
@@ -322,8 +343,8 @@ const _: () = {
     assert!(size_of::<ProcessKey>() == 8);
     assert!(size_of::<MethodCounters>() == 72);
     assert!(size_of::<ProcessCounters>() == 13 * 72 + 5 * 8 + 16 + 8);
-    assert!(size_of::<Call>() == 80);
-    assert!(size_of::<KernelLayout>() == 24 * 4 + 2 * 8);
+    assert!(size_of::<Call>() == 96);
+    assert!(size_of::<KernelLayout>() == 32 * 4 + 2 * 8);
     assert!(Method::ALL[Method::Other as usize] as u8 == Method::Other as u8);
     assert!((Method::Other as u8) < NO_PAYLOAD);
 };

@@ -14,7 +14,13 @@ mod call;
 #[cfg(target_arch = "bpf")]
 mod copies;
 #[cfg(target_arch = "bpf")]
+mod copy_on_write;
+#[cfg(target_arch = "bpf")]
+mod direct_io;
+#[cfg(target_arch = "bpf")]
 mod faults;
+#[cfg(target_arch = "bpf")]
+mod io_uring;
 #[cfg(target_arch = "bpf")]
 mod kernel;
 #[cfg(target_arch = "bpf")]

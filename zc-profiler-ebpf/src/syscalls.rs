@@ -22,15 +22,19 @@ enum Payload {
     Internal,
     /// The return value is no number of bytes; the payload is what was copied or referenced.
     Messages,
+    /// Bytes that the call itself copies once in this direction, and no carrier sees.
+    Copied(Direction),
     /// None.
     Nothing,
 }
 
 macro_rules! exits {
-    ($($name:ident $function:literal $method:ident $payload:ident;)*) => {$(
+    ($($name:ident $function:literal $method:ident $payload:ident $($direction:ident)?;)*) => {$(
         program! {
             #[doc = concat!("Exit of `", $function, "`.")]
-            $name, $function, |ctx| exit(Method::$method, Payload::$payload, ctx.arg(1))
+            $name, $function, |ctx| {
+                exit(Method::$method, Payload::$payload $((Direction::$direction))?, ctx.arg(1));
+            }
         }
     )*};
 }
@@ -58,6 +62,9 @@ exits! {
     sys_recvfrom "__x64_sys_recvfrom" Recv User;
     sys_recvmsg "__x64_sys_recvmsg" Recv User;
     sys_recvmmsg "__x64_sys_recvmmsg" Recv Messages;
+    sys_process_vm_readv "__x64_sys_process_vm_readv" ProcessVm Copied ToUser;
+    sys_process_vm_writev "__x64_sys_process_vm_writev" ProcessVm Copied FromUser;
+    sys_io_uring_enter "__x64_sys_io_uring_enter" IoUring Nothing;
 }
 
 /// Tracepoint `raw_syscalls:sys_exit(struct pt_regs *regs, long ret)`, on all kernels.
@@ -102,7 +109,7 @@ fn derive(number: i64, returned: i64) {
 }
 
 #[inline(always)]
-fn exit(method: Method, payload: Payload, returned: i64) {
+fn exit(method: Method, rule: Payload, returned: i64) {
     if !process::enabled() {
         return;
     }
@@ -115,10 +122,11 @@ fn exit(method: Method, payload: Payload, returned: i64) {
     let [to_user, from_user, in_kernel] = made.copied_bytes;
     let copied = to_user + from_user + in_kernel;
     let returned = if returned > 0 { returned as u64 } else { 0 };
-    let (payload, zero_copy) = match payload {
+    let (payload, zero_copy) = match rule {
         Payload::User => (returned, made.by_reference.min(returned)),
         Payload::Internal => (returned, returned.saturating_sub(copied)),
         Payload::Messages => (copied + made.by_reference, made.by_reference),
+        Payload::Copied(_) => (returned, 0),
         Payload::Nothing => (0, 0),
     };
     // SAFETY: `counters` points into a live map value.
@@ -126,6 +134,15 @@ fn exit(method: Method, payload: Payload, returned: i64) {
         add(&raw mut (*counters).calls, 1);
         add_if(&raw mut (*counters).payload_bytes, payload);
         add_if(&raw mut (*counters).zero_copy_bytes, zero_copy);
+        if let Payload::Copied(direction) = rule
+            && returned > 0
+        {
+            add(&raw mut (*counters).copies[direction as usize], 1);
+            add(
+                &raw mut (*counters).copied_bytes[direction as usize],
+                returned,
+            );
+        }
         if made.dirty != 0 {
             // Written out: a loop would have its bounds checked.
             add_if(&raw mut (*counters).copies[0], made.copies[0]);

@@ -21,6 +21,14 @@ pub enum Need {
     PreemptCount,
     /// The state of a task that switches away, before 5.18.
     State,
+    /// The pages of a `vm_fault`.
+    Fault,
+    /// How many pages a folio has; before 5.16 there are none, and it is not needed.
+    Folio,
+    /// Size and kind of an `O_DIRECT` transfer through iomap.
+    DirectIo,
+    /// The opcode of an `io_uring` request.
+    Request,
 }
 
 /// Symbols that [`resolve`] wants to be looked up.
@@ -73,10 +81,27 @@ pub fn resolve(
         iter_type_shift: if bitwise { 2 } else { 0 },
         msghdr_msg_iter: member(Need::Message, "msghdr", "msg_iter"),
         skb_data_len: member(Need::Skb, "sk_buff", "data_len"),
+        vm_fault_page: member(Need::Fault, "vm_fault", "page"),
+        vm_fault_cow_page: member(Need::Fault, "vm_fault", "cow_page"),
+        iomap_dio_size: member(Need::DirectIo, "iomap_dio", "size"),
+        iomap_dio_wait: member(Need::DirectIo, "iomap_dio", "wait_for_completion"),
+        io_kiocb_opcode: member(Need::Request, "io_kiocb", "opcode"),
+        io_uring_cqe_res: member(Need::Request, "io_uring_cqe", "res"),
+        has_completed_request: (btf.tracepoint_arguments("io_uring_complete") != Some(4)).into(),
         has_task_btf: btf.has_function("bpf_get_current_task_btf").into(),
         has_task_pt_regs: btf.has_function("bpf_task_pt_regs").into(),
         ..KernelLayout::UNKNOWN
     };
+    if btf.has_function("copy_user_large_folio") {
+        // Renamed in 6.14.
+        layout.folio_pages = btf
+            .member("folio", "_nr_pages")
+            .or_else(|| btf.member("folio", "_folio_nr_pages"))
+            .unwrap_or(ABSENT);
+        if layout.folio_pages == ABSENT {
+            missing.push((Need::Folio, "folio._nr_pages".into()));
+        }
+    }
     layout.stack_regs = THREAD_SIZE - btf.size("pt_regs").unwrap_or_default();
     let types = |names: &[&str]| {
         names

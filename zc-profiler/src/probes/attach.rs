@@ -136,7 +136,7 @@ impl Plan<'_> {
 
     fn attach_form(&self, ebpf: &mut Ebpf, form: &Form) -> Result<(), ProgramError> {
         // The double first: the kernel runs the newest first.
-        if self.layout.preemptible != 0 && form.attach == Attach::Fexit {
+        if self.layout.preemptible != 0 && form.attach.measures() {
             self.attach_program(ebpf, form, &double(form.program))?;
         }
         self.attach_program(ebpf, form, form.program)
@@ -182,9 +182,6 @@ impl Plan<'_> {
                 *slot = value;
             }
         };
-        for call in hooks::UNHOOKED {
-            set(call.number, call.method as u8);
-        }
         for hook in hooks::SYSCALLS {
             if let Some(call) = hook.syscall {
                 let collected = collect && self.form(hook).is_ok() && !refused.contains(hook.name);

@@ -87,6 +87,15 @@ const fn fexit(target: &'static str, arguments: usize, program: &'static str) ->
     }
 }
 
+const fn fentry(target: &'static str, arguments: usize, program: &'static str) -> Form {
+    Form {
+        attach: Attach::Fentry,
+        target,
+        arguments,
+        program,
+    }
+}
+
 const fn tracepoint(target: &'static str, arguments: usize, program: &'static str) -> Form {
     Form {
         attach: Attach::Tracepoint,
@@ -197,12 +206,51 @@ pub const HOOKS: &[Hook] = hooks! {
     "zerocopy_copied": "MSG_ZEROCOPY data that had to be copied after all",
         else "copies of MSG_ZEROCOPY data on local delivery",
         needs &[Need::Task, Need::Skb, Need::PreemptCount], vital false,
-        [Form {
-            attach: Attach::Fentry,
-            target: "skb_copy_ubufs",
-            arguments: 2,
-            program: "skb_copy_ubufs",
-        }];
+        [fentry("skb_copy_ubufs", 2, "skb_copy_ubufs")];
+    "random_read": "random bytes to user",
+        else "reads of /dev/urandom, getrandom",
+        needs COPY, vital false,
+        [fexit("get_random_bytes_user", 1, "get_random_bytes_user")];
+    "copy_on_write": "pages copied at the first write after fork and the like",
+        else "copy-on-write of pages that were mapped already",
+        needs &[Need::Task, Need::Fault], vital false,
+        [fexit("wp_page_copy", 1, "wp_page_copy"),
+         fexit("copy_mc_to_kernel", 3, "copy_mc_to_kernel")];
+    "copy_on_write_leave": "the end of a write fault",
+        else "copy-on-write of pages that were mapped already, where the kernel has no wp_page_copy",
+        needs &[Need::Task], vital false,
+        [fexit("do_wp_page", 1, "do_wp_page_exit")];
+    "copy_on_write_enter": "the begin of a write fault",
+        else "copy-on-write of pages that were mapped already, where the kernel has no wp_page_copy",
+        needs &[Need::Task], vital false,
+        [fentry("do_wp_page", 1, "do_wp_page_entry")];
+    "private_write": "pages of files copied at the first write to a private mapping",
+        else "copy-on-write of file pages that were not mapped yet",
+        needs &[Need::Task, Need::Fault], vital false,
+        [fentry("finish_fault", 1, "finish_fault")];
+    "huge_copy_on_write": "huge pages of hugetlbfs copied at a write (transparent ones are copied by \
+                           small page)",
+        else "copy-on-write of hugetlbfs pages",
+        needs &[Need::Task, Need::Folio], vital false,
+        [fexit("copy_user_huge_page", 5, "copy_user_huge_page"),
+         fexit("copy_user_large_folio", 4, "copy_user_large_folio")];
+    "direct_io": "bytes that O_DIRECT moves without a copy",
+        else "the payload of O_DIRECT on ext4, xfs and the like as zero-copy",
+        needs &[Need::Task, Need::DirectIo, Need::PreemptCount], vital false,
+        [fentry("iomap_dio_complete", 1, "iomap_dio_complete")];
+    "io_uring_leave": "the end of a request of an io_uring",
+        else "the right process and method of what an io_uring copies",
+        needs &[Need::Task], vital false,
+        [fexit("io_issue_sqe", 2, "io_issue_sqe_exit")];
+    "io_uring_enter": "the begin of a request of an io_uring",
+        else "the right process and method of what an io_uring copies",
+        needs &[Need::Task, Need::Request], vital false,
+        [fentry("io_issue_sqe", 2, "io_issue_sqe_entry")];
+    "io_uring_payload": "bytes that completions of io_uring requests report, but for multishot ones",
+        else "payload and zero-copy bytes of io_uring",
+        needs &[Need::Task, Need::Request], vital false,
+        [tracepoint("io_uring_complete", 7, "io_uring_complete"),
+         tracepoint("io_uring_complete", 3, "io_uring_complete_cqe")];
 };
 
 macro_rules! syscalls {
@@ -219,7 +267,10 @@ macro_rules! syscalls {
                 method: Method::$method,
                 returns_bytes: !matches!(
                     libc::$number,
-                    libc::SYS_mmap | libc::SYS_sendmmsg | libc::SYS_recvmmsg
+                    libc::SYS_mmap
+                        | libc::SYS_sendmmsg
+                        | libc::SYS_recvmmsg
+                        | libc::SYS_io_uring_enter
                 ),
             }),
         }),*]
@@ -250,26 +301,10 @@ pub const SYSCALLS: &[Hook] = syscalls! {
     "sys_recvfrom" "__x64_sys_recvfrom" SYS_recvfrom Recv;
     "sys_recvmsg" "__x64_sys_recvmsg" SYS_recvmsg Recv;
     "sys_recvmmsg" "__x64_sys_recvmmsg" SYS_recvmmsg Recv;
+    "sys_process_vm_readv" "__x64_sys_process_vm_readv" SYS_process_vm_readv ProcessVm;
+    "sys_process_vm_writev" "__x64_sys_process_vm_writev" SYS_process_vm_writev ProcessVm;
+    "sys_io_uring_enter" "__x64_sys_io_uring_enter" SYS_io_uring_enter IoUring;
 };
-
-/// System calls whose copies have a method although their exits are not hooked.
-pub const UNHOOKED: &[Syscall] = &[
-    Syscall {
-        number: libc::SYS_process_vm_readv,
-        method: Method::ProcessVm,
-        returns_bytes: true,
-    },
-    Syscall {
-        number: libc::SYS_process_vm_writev,
-        method: Method::ProcessVm,
-        returns_bytes: true,
-    },
-    Syscall {
-        number: libc::SYS_io_uring_enter,
-        method: Method::IoUring,
-        returns_bytes: false,
-    },
-];
 
 /// What stands in for the system calls and the carriers where nothing can be attached to functions.
 pub const DERIVED: &[Hook] = hooks! {

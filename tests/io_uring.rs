@@ -1,0 +1,282 @@
+//! What an `io_uring` copies belongs to the process that owns it and to no other method, whoever
+//! carries the request out.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    os::fd::AsRawFd,
+    path::Path,
+    thread,
+};
+
+use zc_profiler::ledger::{
+    Counters,
+    Direction::{FromUser, ToUser},
+    Method,
+};
+
+use crate::{
+    expect::{Expect, check},
+    ring::{self, Request, Ring},
+    support::{measure, ok, profiler, shared, snapshot},
+};
+
+const CHUNK: usize = 10_007;
+const TIMES: usize = 8;
+const BYTES: u64 = (CHUNK * TIMES) as u64;
+
+/// ext4 on a disk, and tmpfs.
+const DIRS: [&str; 2] = ["/lab", "/dev/shm"];
+
+/// Who carries a request out: the task that submits it, a worker, a thread that polls.
+const WAYS: [(&str, u32, u8); 3] = [
+    ("inline", 0, 0),
+    ("worker", 0, ring::ASYNC),
+    ("polled", ring::SETUP_SQPOLL, 0),
+];
+
+/// Whether completions name their request, so that payload is counted (not on 5.10).
+fn counts_payload() -> bool {
+    profiler()
+        .statuses()
+        .iter()
+        .find(|status| status.hook.name == "io_uring_payload")
+        .is_some_and(|status| status.form().is_some())
+}
+
+fn payload(bytes: u64) -> Expect {
+    Expect::of(Method::IoUring, if counts_payload() { bytes } else { 0 })
+}
+
+fn mapped() -> Expect {
+    Expect::of(Method::Mmap, 0).calls(ring::MMAPS)
+}
+
+/// A file without a name, of `BYTES` bytes.
+fn file(dir: &str) -> File {
+    let path = Path::new(dir).join("io_uring");
+    fs::write(&path, vec![9u8; CHUNK * TIMES]).expect("write");
+    let file = OpenOptions::new().read(true).write(true).open(&path);
+    fs::remove_file(&path).expect("unlink");
+    file.expect("open")
+}
+
+fn tcp() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let sender = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+    let (receiver, _) = listener.accept().expect("accept");
+    (sender, receiver)
+}
+
+/// Carries out `TIMES` requests in a child with a ring of its own; what was counted, and how often
+/// it entered the kernel for it.
+fn run(
+    setup: u32,
+    buffer: &mut [u8],
+    fixed: bool,
+    request: impl Fn(&[u8], usize) -> Request,
+) -> (Counters, u64) {
+    let enters = shared();
+    let measured = measure(|| {
+        let mut ring = Ring::new(setup);
+        if fixed {
+            ring.register(buffer);
+        }
+        for time in 0..TIMES {
+            let result = ring.run(request(buffer, time));
+            assert_eq!(usize::try_from(result), Ok(buffer.len()), "request {time}");
+        }
+        enters.store(ring.enters, std::sync::atomic::Ordering::SeqCst);
+    });
+    let enters = enters.load(std::sync::atomic::Ordering::SeqCst);
+    (measured.counters, enters)
+}
+
+#[test]
+fn files_copy_once_whoever_carries_it_out() {
+    for dir in DIRS {
+        for (way, setup, flags) in WAYS {
+            for (opcode, direction) in [
+                (ring::READ, ToUser),
+                (ring::WRITE, FromUser),
+                (ring::READ_FIXED, ToUser),
+                (ring::WRITE_FIXED, FromUser),
+            ] {
+                let file = file(dir);
+                let fixed = matches!(opcode, ring::READ_FIXED | ring::WRITE_FIXED);
+                let mut buffer = vec![1u8; CHUNK];
+                let (counters, enters) = run(setup, &mut buffer, fixed, |buffer, time| {
+                    Request::new(opcode, file.as_raw_fd(), buffer)
+                        .at((time * CHUNK) as u64)
+                        .with(flags)
+                });
+                let mut expected = payload(BYTES).calls(enters);
+                match direction {
+                    ToUser => expected.to_user = BYTES,
+                    _ => expected.from_user = BYTES,
+                }
+                let case = format!("{dir} {way} {opcode}");
+                check(&case, &counters, &[expected, mapped()]);
+            }
+        }
+    }
+}
+
+#[test]
+fn sockets_copy_in_and_out() {
+    for (way, setup, flags) in WAYS {
+        let (mut peer, socket) = tcp();
+        let mut buffer = vec![1u8; CHUNK];
+        let sink = thread::spawn(move || {
+            let mut received = vec![0; CHUNK * TIMES];
+            peer.read_exact(&mut received).expect("receive");
+            peer.write_all(&received).expect("send back");
+            peer
+        });
+        let fd = socket.as_raw_fd();
+        let (counters, enters) = run(setup, &mut buffer, false, |buffer, _| {
+            Request::new(ring::SEND, fd, buffer).with(flags)
+        });
+        let expected = Expect {
+            from_user: BYTES,
+            ..payload(BYTES).calls(enters)
+        };
+        check(&format!("send {way}"), &counters, &[expected, mapped()]);
+        let peer = sink.join().expect("sink");
+        let (counters, enters) = run(setup, &mut buffer, false, |buffer, _| Request {
+            operation_flags: libc::MSG_WAITALL.cast_unsigned(),
+            ..Request::new(ring::RECV, fd, buffer).with(flags)
+        });
+        let expected = Expect {
+            to_user: BYTES,
+            ..payload(BYTES).calls(enters)
+        };
+        check(&format!("recv {way}"), &counters, &[expected, mapped()]);
+        drop(peer);
+    }
+}
+
+#[test]
+fn a_request_that_runs_on_the_way_back_from_a_write_is_none_of_its_own() {
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors.
+    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0, "pipe");
+    let mut buffer = vec![1u8; CHUNK];
+    let data = vec![2u8; CHUNK];
+    let measured = measure(|| {
+        let mut ring = Ring::new(0);
+        for _ in 0..TIMES {
+            // The pipe is empty: the request waits, and the write below sets it off.
+            ring.submit(Request::new(ring::READ, ends[0], &buffer));
+            // SAFETY: the buffer holds that much.
+            let written = unsafe { libc::write(ends[1], data.as_ptr().cast(), CHUNK) };
+            assert_eq!(ok("write", written), CHUNK);
+            assert_eq!(usize::try_from(ring.wait()), Ok(CHUNK), "read");
+        }
+    });
+    assert!(buffer.iter().all(|byte| *byte == 1), "the child's own");
+    buffer.clear();
+    let enters = measured.counters.method(Method::IoUring).calls;
+    assert!(enters >= TIMES as u64);
+    let read = Expect {
+        to_user: BYTES,
+        ..payload(BYTES).calls(enters)
+    };
+    let write = Expect::of(Method::Write, BYTES)
+        .copied(FromUser)
+        .calls(TIMES as u64);
+    check("pipe", &measured.counters, &[read, write, mapped()]);
+    for end in ends {
+        // SAFETY: made above and closed once.
+        unsafe { libc::close(end) };
+    }
+}
+
+#[test]
+fn a_splice_moves_pages_and_copies_them_to_a_file_in_the_kernel() {
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors.
+    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0, "pipe");
+    let (from, to) = (file("/lab"), file("/lab"));
+    let enters = shared();
+    let measured = measure(|| {
+        let mut ring = Ring::new(0);
+        let splice = |splice_from, offset_in: u64, fd, offset| {
+            Request {
+                opcode: ring::SPLICE,
+                fd,
+                splice_from,
+                address: offset_in,
+                length: 4_096,
+                ..Request::default()
+            }
+            .at(offset)
+        };
+        for request in [
+            splice(from.as_raw_fd(), 0, ends[1], u64::MAX),
+            splice(ends[0], u64::MAX, to.as_raw_fd(), 0),
+        ] {
+            assert_eq!(ring.run(request), 4_096, "splice");
+        }
+        enters.store(ring.enters, std::sync::atomic::Ordering::SeqCst);
+    });
+    let expected = Expect {
+        in_kernel: 4_096,
+        ..payload(2 * 4_096).calls(enters.load(std::sync::atomic::Ordering::SeqCst))
+    };
+    check("splice", &measured.counters, &[expected, mapped()]);
+    for end in ends {
+        // SAFETY: made above and closed once.
+        unsafe { libc::close(end) };
+    }
+}
+
+#[test]
+fn a_zero_copy_send_is_copied_on_local_delivery_only() {
+    let (mut peer, socket) = tcp();
+    let mut buffer = vec![1u8; CHUNK];
+    let fd = socket.as_raw_fd();
+    if !has_send_zc() {
+        let result = shared();
+        measure(|| {
+            let refused = Ring::new(0).run(Request::new(ring::SEND_ZC, fd, &buffer));
+            result.store(
+                refused.unsigned_abs().into(),
+                std::sync::atomic::Ordering::SeqCst,
+            );
+        });
+        let result = result.load(std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(result, u64::from(libc::EINVAL.unsigned_abs()));
+        return;
+    }
+    // Of all processes, since the copy is made in a softirq; without copy-on-write.
+    let in_kernel = || {
+        let mut total = snapshot().total();
+        total.methods.remove(&Method::Mmap);
+        total.all_methods().in_kernel.bytes
+    };
+    let sink = thread::spawn(move || {
+        let mut received = vec![0; CHUNK * TIMES];
+        peer.read_exact(&mut received).expect("receive");
+    });
+    let before = in_kernel();
+    let (counters, enters) = run(0, &mut buffer, false, |buffer, _| {
+        Request::new(ring::SEND_ZC, fd, buffer)
+    });
+    sink.join().expect("sink");
+    let totals = counters.method(Method::IoUring);
+    assert_eq!(totals.calls, enters);
+    assert_eq!(
+        (totals.payload_bytes, totals.zero_copy_bytes),
+        (BYTES, BYTES)
+    );
+    assert_eq!((totals.from_user.bytes, totals.to_user.bytes), (0, 0));
+    assert_eq!(in_kernel() - before, BYTES, "copied once on delivery");
+}
+
+/// Since 6.0.
+fn has_send_zc() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("release");
+    !release.starts_with("5.")
+}
