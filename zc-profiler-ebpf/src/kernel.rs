@@ -240,7 +240,7 @@ pub fn field<T: Copy>(base: *const u8, offset: u32) -> T {
 
 /// Reads kernel memory at an address the verifier knows nothing of; 0 if it cannot be read.
 #[inline(always)]
-fn probe<T: Copy + Default>(address: u64) -> T {
+pub fn probe<T: Copy + Default>(address: u64) -> T {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel(address as *const T) }.unwrap_or_default()
 }

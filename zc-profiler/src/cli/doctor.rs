@@ -1,55 +1,105 @@
 //! `zc-profiler doctor`.
 
-use std::{io::Write, process::ExitCode};
+mod deep;
+mod report;
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use crate::{
     Profiler, Scope,
+    calibration::{self, Outcome, Plan, Verdict},
+    export::json,
     kernel::Environment,
-    probes::{State, Status},
 };
+use report::{Document, Report};
 
-pub fn run(verbose: bool) -> anyhow::Result<ExitCode> {
+/// Arguments of `doctor`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A process of its own moves known bytes along each path, and the ledger is compared with \
+    them to the byte. The exit code is 0 only if everything that is attached counts exactly."
+)]
+pub struct Args {
+    /// Hold the probes against hardware breakpoints on the kernel's copy primitives, too
+    #[arg(long)]
+    deep: bool,
+    /// Write the findings as JSON too; - for standard output, the tables then go to standard error
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Where a file is made for a moment [default: /var/tmp]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// Arguments of the hidden subcommand that does the moving.
+#[derive(Debug, clap::Args)]
+pub struct WorkerArgs {
+    parent: u32,
+    dir: PathBuf,
+    paths: Vec<String>,
+}
+
+/// Carries out `doctor`; to be called by the main thread.
+///
+/// # Errors
+///
+/// If nothing can be attached here; what is attached and counts wrong is none.
+pub fn run(args: &Args, verbose: bool) -> anyhow::Result<ExitCode> {
     let environment = Environment::read()?;
-    let mut out = std::io::stdout().lock();
-    let capabilities = match environment.capabilities.as_slice() {
-        [] => "none of interest".to_owned(),
-        held => held.join(" "),
+    let mut out: Box<dyn Write> = if args.json.as_deref() == Some(Path::new("-")) {
+        Box::new(io::stderr())
+    } else {
+        Box::new(io::stdout())
     };
-    writeln!(out, "kernel      {}", environment.release)?;
-    writeln!(
-        out,
-        "BTF         {}",
-        if environment.btf { "yes" } else { "no" }
-    )?;
-    writeln!(out, "lockdown    {}", environment.lockdown)?;
-    writeln!(out, "privileges  {capabilities}")?;
-    let profiler = Profiler::attach(Scope::Tree, verbose)?;
-    let statuses = profiler.statuses();
-    writeln!(out)?;
-    for status in statuses {
-        writeln!(out, "{}", line(status))?;
+    // First, so that it is there even where the next step fails.
+    report::environment(&mut out, &environment)?;
+    let mut profiler = Profiler::attach(Scope::Tree, verbose)?;
+    let plan = Plan {
+        brief: false,
+        dir: args.dir.clone().unwrap_or_else(calibration::default_dir),
+    };
+    profiler.calibrate(&plan)?;
+    let outcomes = profiler.calibration();
+    let witness = args.deep.then(|| deep::ask(&profiler, &plan));
+    let witness = match &witness {
+        Some(Ok(testimonies)) => Some(Ok(testimonies.as_slice())),
+        Some(Err(error)) => Some(Err(error.to_string())),
+        None => None,
+    };
+    let report = Report {
+        statuses: profiler.statuses(),
+        outcomes,
+        witness: witness.clone(),
+    };
+    write!(out, "\n{report}")?;
+    if let Some(path) = &args.json {
+        let witness = witness.and_then(Result::ok);
+        let document = Document::new(&environment, profiler.statuses(), outcomes, witness);
+        json::write(&document, path)?;
     }
-    let attached = statuses
-        .iter()
-        .filter(|status| status.form().is_some())
-        .count();
-    writeln!(out, "\n{attached} of {} hooks count", statuses.len())?;
+    Ok(if all_exact(outcomes) && report.witness_agrees() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Carries out what `doctor` or `serve` gave this process to do.
+///
+/// # Errors
+///
+/// If this process is no child of theirs.
+pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
+    calibration::carry_out(args.parent, &args.dir, &args.paths)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn line(status: &Status) -> String {
-    let hook = status.hook;
-    let rest = match &status.state {
-        State::Attached(form) => {
-            format!(
-                "{:<10}  {}: {}",
-                form.attach.name(),
-                form.target,
-                hook.counts
-            )
-        }
-        State::Absent(reason) => format!("absent      {reason}; lost: {}", hook.lost),
-        State::Failed(reason) => format!("failed      {reason}; lost: {}", hook.lost),
-    };
-    format!("{:<20}  {rest}", hook.name)
+fn all_exact(outcomes: &[Outcome]) -> bool {
+    outcomes
+        .iter()
+        .all(|outcome| outcome.verdict != Verdict::Wrong)
 }

@@ -3,6 +3,7 @@
 mod attach;
 pub mod hooks;
 mod status;
+mod witness;
 
 use std::io;
 
@@ -13,7 +14,10 @@ use aya::{
 use thiserror::Error;
 use zc_profiler_ebpf::{ProcessCounters, ProcessKey};
 
-pub use self::status::{State, Status};
+pub use self::{
+    status::{State, Status},
+    witness::{Breakpoints, Witness},
+};
 use crate::{
     kernel::{self, Environment, btf},
     ledger::Ledger,
@@ -54,6 +58,9 @@ pub enum Error {
         /// What the kernel said.
         reason: String,
     },
+    /// The witness cannot be called.
+    #[error("{0}")]
+    Witness(String),
     /// A map could not be used.
     #[error("map {name}: {}", chain(.source))]
     Map {
