@@ -328,15 +328,15 @@ mod tests {
             |ledger: &mut Counters| {
                 ledger.methods.get_mut(&Method::Read).unwrap().to_user.bytes -= 1;
             },
-            |ledger| ledger.methods.get_mut(&Method::Write).unwrap().calls += 1,
-            |ledger| {
+            |ledger: &mut Counters| ledger.methods.get_mut(&Method::Write).unwrap().calls += 1,
+            |ledger: &mut Counters| {
                 ledger
                     .methods
                     .entry(Method::Send)
                     .or_default()
-                    .payload_bytes = 1
+                    .payload_bytes = 1;
             },
-            |ledger| ledger.methods.clear(),
+            |ledger: &mut Counters| ledger.methods.clear(),
         ] {
             let mut ledger = pipe_ledger();
             change(&mut ledger);

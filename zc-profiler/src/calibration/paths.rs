@@ -5,13 +5,13 @@ use std::io;
 use super::{Numbers, Presence, work};
 
 /// Bytes that one call moves: no multiple of a page, and less than a pipe or a socket holds.
-pub const CHUNK: u64 = 49_157;
+pub const CHUNK: usize = 49_157;
 /// How often.
 pub const CALLS: u64 = 4;
 /// Altogether.
-pub const PAYLOAD: u64 = CHUNK * CALLS;
+pub const PAYLOAD: u64 = CHUNK as u64 * CALLS;
 /// What one call reads of a file in /proc, which is as long as that on every kernel.
-pub const PROC_CHUNK: u64 = 16;
+pub const PROC_CHUNK: usize = 16;
 
 /// Work that is ready to be done, any number of times.
 pub(super) type Work = Box<dyn FnMut() -> io::Result<()>>;
@@ -93,11 +93,14 @@ const SPLICE: Part = &[
 ];
 const MMAP: Part = &[("mmap.calls", CALLS)];
 /// Each page of a chunk, the last one whole.
-const PAGES_COPIED: Part = &[("mmap.in_kernel_bytes", CALLS * CHUNK.next_multiple_of(4096))];
+const PAGES_COPIED: Part = &[(
+    "mmap.in_kernel_bytes",
+    CALLS * CHUNK.next_multiple_of(4096) as u64,
+)];
 const PROC: Part = &[
     ("read.calls", CALLS),
-    ("read.payload_bytes", CALLS * PROC_CHUNK),
-    ("read.to_user_bytes", CALLS * PROC_CHUNK),
+    ("read.payload_bytes", CALLS * PROC_CHUNK as u64),
+    ("read.to_user_bytes", CALLS * PROC_CHUNK as u64),
 ];
 
 macro_rules! paths {

@@ -15,13 +15,15 @@ use std::{
 
 use super::paths::{CALLS, CHUNK, PROC_CHUNK, Work};
 
-const SIZE: usize = CHUNK as usize;
-const PROC_SIZE: usize = PROC_CHUNK as usize;
 const PAGE: usize = 4096;
 /// Far fewer than a huge page has.
 const PAGES: usize = 16;
 
 /// Repeats what a path does once.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "most preparations can fail, and end with this"
+)]
 fn repeat(mut once: impl FnMut() -> io::Result<()> + 'static) -> io::Result<Work> {
     Ok(Box::new(move || (0..CALLS).try_for_each(|_| once())))
 }
@@ -57,7 +59,7 @@ fn owned(fd: RawFd) -> io::Result<OwnedFd> {
 fn source() -> io::Result<OwnedFd> {
     let fd = memfd()?;
     let mut file = File::from(fd);
-    file.write_all(&[7; SIZE])?;
+    file.write_all(&vec![7; CHUNK])?;
     Ok(file.into())
 }
 
@@ -116,13 +118,13 @@ fn reading(file: impl AsRawFd + 'static, size: usize) -> io::Result<Work> {
 }
 
 fn writing(file: impl AsRawFd + 'static) -> io::Result<Work> {
-    let buffer = vec![7; SIZE];
+    let buffer = vec![7; CHUNK];
     repeat(move || pwrite(file.as_raw_fd(), &buffer))
 }
 
 /// Of the one file that is certainly there: this program.
 pub(super) fn page_cache_read(_: &Path) -> io::Result<Work> {
-    reading(File::open("/proc/self/exe")?, SIZE)
+    reading(File::open("/proc/self/exe")?, CHUNK)
 }
 
 pub(super) fn page_cache_write(dir: &Path) -> io::Result<Work> {
@@ -139,7 +141,7 @@ pub(super) fn page_cache_write(dir: &Path) -> io::Result<Work> {
 }
 
 pub(super) fn tmpfs_read(_: &Path) -> io::Result<Work> {
-    reading(source()?, SIZE)
+    reading(source()?, CHUNK)
 }
 
 pub(super) fn tmpfs_write(_: &Path) -> io::Result<Work> {
@@ -147,14 +149,14 @@ pub(super) fn tmpfs_write(_: &Path) -> io::Result<Work> {
 }
 
 pub(super) fn proc_read(_: &Path) -> io::Result<Work> {
-    reading(File::open("/proc/version")?, PROC_SIZE)
+    reading(File::open("/proc/version")?, PROC_CHUNK)
 }
 
 fn pipe_through(
     mut out: impl FnMut(RawFd, &mut [u8]) -> io::Result<()> + 'static,
 ) -> io::Result<Work> {
     let ends = pipe_ends()?;
-    let mut buffer = vec![7; SIZE];
+    let mut buffer = vec![7; CHUNK];
     repeat(move || {
         write(ends[1].as_raw_fd(), &buffer)?;
         out(ends[0].as_raw_fd(), &mut buffer)
@@ -182,7 +184,7 @@ pub(super) fn vmsplice_out(_: &Path) -> io::Result<Work> {
 }
 
 fn exchange(ends: [impl AsRawFd + 'static; 2]) -> io::Result<Work> {
-    let mut buffer = vec![7; SIZE];
+    let mut buffer = vec![7; CHUNK];
     repeat(move || {
         send(ends[0].as_raw_fd(), &buffer)?;
         receive(ends[1].as_raw_fd(), &mut buffer)
@@ -200,7 +202,7 @@ pub(super) fn unix_stream(_: &Path) -> io::Result<Work> {
 
 pub(super) fn sendfile_to_tcp(_: &Path) -> io::Result<Work> {
     let (from, [near, far]) = (source()?, tcp_pair()?);
-    let mut buffer = vec![0; SIZE];
+    let mut buffer = vec![0; CHUNK];
     repeat(move || {
         sendfile(near.as_raw_fd(), from.as_raw_fd())?;
         receive(far.as_raw_fd(), &mut buffer)
@@ -210,25 +212,25 @@ pub(super) fn sendfile_to_tcp(_: &Path) -> io::Result<Work> {
 fn sendfile(to: RawFd, from: RawFd) -> io::Result<()> {
     let mut start = 0;
     // SAFETY: `start` is valid for the call.
-    let moved = unsafe { libc::sendfile(to, from, &raw mut start, SIZE) };
-    whole("sendfile", SIZE, moved)
+    let moved = unsafe { libc::sendfile(to, from, &raw mut start, CHUNK) };
+    whole("sendfile", CHUNK, moved)
 }
 
 pub(super) fn splice_to_tcp(_: &Path) -> io::Result<Work> {
     let (from, ends, [near, far]) = (source()?, pipe_ends()?, tcp_pair()?);
-    let mut buffer = vec![0; SIZE];
+    let mut buffer = vec![0; CHUNK];
     repeat(move || {
         let (into, out) = (ends[1].as_raw_fd(), ends[0].as_raw_fd());
         let (mut start, none) = (0, ptr::null_mut());
         // SAFETY: `start` is valid for the calls.
         let (first, second) = unsafe {
             (
-                libc::splice(from.as_raw_fd(), &raw mut start, into, none, SIZE, 0),
-                libc::splice(out, none, near.as_raw_fd(), none, SIZE, 0),
+                libc::splice(from.as_raw_fd(), &raw mut start, into, none, CHUNK, 0),
+                libc::splice(out, none, near.as_raw_fd(), none, CHUNK, 0),
             )
         };
-        whole("splice into a pipe", SIZE, first)?;
-        whole("splice out of a pipe", SIZE, second)?;
+        whole("splice into a pipe", CHUNK, first)?;
+        whole("splice out of a pipe", CHUNK, second)?;
         receive(far.as_raw_fd(), &mut buffer)
     })
 }
@@ -249,9 +251,9 @@ pub(super) fn copy_file_range(_: &Path) -> io::Result<Work> {
         // SAFETY: both offsets are valid for the call.
         let moved = unsafe {
             let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
-            libc::copy_file_range(from, &raw mut start, to, &raw mut end, SIZE, 0)
+            libc::copy_file_range(from, &raw mut start, to, &raw mut end, CHUNK, 0)
         };
-        whole("copy_file_range", SIZE, moved)
+        whole("copy_file_range", CHUNK, moved)
     })
 }
 
@@ -259,7 +261,7 @@ pub(super) fn copy_file_range(_: &Path) -> io::Result<Work> {
 pub(super) fn mmap(_: &Path) -> io::Result<Work> {
     let from = source()?;
     repeat(move || {
-        let mapping = Mapping::new(SIZE, libc::MAP_SHARED, from.as_raw_fd())?;
+        let mapping = Mapping::new(CHUNK, libc::MAP_SHARED, from.as_raw_fd())?;
         mapping.read();
         Ok(())
     })
@@ -269,7 +271,7 @@ pub(super) fn mmap(_: &Path) -> io::Result<Work> {
 pub(super) fn private_mapping(_: &Path) -> io::Result<Work> {
     let from = source()?;
     repeat(move || {
-        let mapping = Mapping::new(SIZE, libc::MAP_PRIVATE, from.as_raw_fd())?;
+        let mapping = Mapping::new(CHUNK, libc::MAP_PRIVATE, from.as_raw_fd())?;
         mapping.write();
         Ok(())
     })
@@ -279,7 +281,7 @@ pub(super) fn private_mapping(_: &Path) -> io::Result<Work> {
 pub(super) fn copy_on_write(_: &Path) -> io::Result<Work> {
     let from = source()?;
     repeat(move || {
-        let mapping = Mapping::new(SIZE, libc::MAP_PRIVATE, from.as_raw_fd())?;
+        let mapping = Mapping::new(CHUNK, libc::MAP_PRIVATE, from.as_raw_fd())?;
         mapping.read();
         mapping.write();
         Ok(())

@@ -7,11 +7,12 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Instant,
 };
 
 use crate::{
     Profiler, Scope,
-    calibration::{self, Outcome, Plan, Verdict},
+    calibration::{self, Plan},
     export::json,
     kernel::Environment,
 };
@@ -62,26 +63,25 @@ pub fn run(args: &Args, verbose: bool) -> anyhow::Result<ExitCode> {
         brief: false,
         dir: args.dir.clone().unwrap_or_else(calibration::default_dir),
     };
+    let begun = Instant::now();
     profiler.calibrate(&plan)?;
-    let outcomes = profiler.calibration();
-    let witness = args.deep.then(|| deep::ask(&profiler, &plan));
-    let witness = match &witness {
-        Some(Ok(testimonies)) => Some(Ok(testimonies.as_slice())),
-        Some(Err(error)) => Some(Err(error.to_string())),
-        None => None,
-    };
+    let proof = begun.elapsed();
+    let testimonies = args
+        .deep
+        .then(|| deep::ask(&profiler, &plan).map_err(|error| format!("{error:#}")));
     let report = Report {
         statuses: profiler.statuses(),
-        outcomes,
-        witness: witness.clone(),
+        outcomes: profiler.calibration(),
+        witness: testimonies
+            .as_ref()
+            .map(|asked| asked.as_deref().map_err(String::as_str)),
+        proof,
     };
     write!(out, "\n{report}")?;
     if let Some(path) = &args.json {
-        let witness = witness.and_then(Result::ok);
-        let document = Document::new(&environment, profiler.statuses(), outcomes, witness);
-        json::write(&document, path)?;
+        json::write(&Document::new(&environment, &report), path)?;
     }
-    Ok(if all_exact(outcomes) && report.witness_agrees() {
+    Ok(if report.exact() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -96,10 +96,4 @@ pub fn run(args: &Args, verbose: bool) -> anyhow::Result<ExitCode> {
 pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     calibration::carry_out(args.parent, &args.dir, &args.paths)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn all_exact(outcomes: &[Outcome]) -> bool {
-    outcomes
-        .iter()
-        .all(|outcome| outcome.verdict != Verdict::Wrong)
 }

@@ -1,5 +1,7 @@
 //! The same paths again, under the eyes of the witness.
 
+use anyhow::ensure;
+
 use crate::{
     Profiler,
     calibration::{self, Bytes, Meter, MeterError, Outcome, Plan},
@@ -45,16 +47,20 @@ pub fn ask(profiler: &Profiler, plan: &Plan) -> anyhow::Result<Vec<Testimony>> {
         if let Some(breakpoints) = watch.breakpoints.take() {
             witness.release(breakpoints)?;
         }
-        add(&mut testimonies, &outcomes);
+        add(&mut testimonies, &outcomes)?;
     }
     Ok(testimonies)
 }
 
-fn add(testimonies: &mut Vec<Testimony>, outcomes: &[Outcome]) {
+fn add(testimonies: &mut Vec<Testimony>, outcomes: &[Outcome]) -> anyhow::Result<()> {
     for outcome in outcomes.iter().filter(|outcome| outcome.reason.is_none()) {
         let path = outcome.path.name;
         match testimonies.iter_mut().find(|known| known.path == path) {
             Some(known) => {
+                ensure!(
+                    known.carriers == outcome.copied,
+                    "the carriers counted otherwise when the path {path} was taken again"
+                );
                 for (sum, bytes) in known.witness.iter_mut().zip(outcome.witnessed) {
                     *sum += bytes;
                 }
@@ -66,6 +72,7 @@ fn add(testimonies: &mut Vec<Testimony>, outcomes: &[Outcome]) {
             }),
         }
     }
+    Ok(())
 }
 
 /// A profiler with a witness beside it.

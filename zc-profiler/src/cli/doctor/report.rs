@@ -3,6 +3,7 @@
 use std::{
     fmt,
     io::{self, Write},
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -63,16 +64,21 @@ pub struct Report<'a> {
     pub statuses: &'a [Status],
     pub outcomes: &'a [Outcome],
     /// What the witness said, if it was asked; or why it could not be.
-    pub witness: Option<Result<&'a [Testimony], String>>,
+    pub witness: Option<Result<&'a [Testimony], &'a str>>,
+    /// How long moving the known bytes took.
+    pub proof: Duration,
 }
 
 impl Report<'_> {
-    /// Whether the witness, if there is one, says what the carriers say.
-    pub fn witness_agrees(&self) -> bool {
-        match &self.witness {
+    /// Whether everything that is attached counts exactly, the witness's word included.
+    pub fn exact(&self) -> bool {
+        let agreed = match &self.witness {
             Some(Ok(testimonies)) => testimonies.iter().all(Testimony::agrees),
+            // That nobody can be asked says nothing of what was counted.
             Some(Err(_)) | None => true,
-        }
+        };
+        let wrong = |outcome: &Outcome| outcome.verdict == Verdict::Wrong;
+        agreed && !self.outcomes.iter().any(wrong)
     }
 
     fn hooks(&self) -> Table {
@@ -135,11 +141,12 @@ impl fmt::Display for Report<'_> {
         writeln!(f, "{}", self.paths())?;
         writeln!(
             f,
-            "{} of {} paths exact, {} wrong, {} absent",
+            "{} of {} paths exact, {} wrong, {} absent, in {:.2} s",
             count(Verdict::Exact),
             self.outcomes.len(),
             count(Verdict::Wrong),
-            count(Verdict::Absent)
+            count(Verdict::Absent),
+            self.proof.as_secs_f64()
         )?;
         match &self.witness {
             None => Ok(()),
@@ -173,6 +180,9 @@ pub struct Document<'a> {
     environment: EnvironmentDocument<'a>,
     hooks: Vec<HookDocument<'a>>,
     paths: Vec<PathDocument<'a>>,
+    /// Why `--deep` found nobody to ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_witness: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -232,12 +242,13 @@ impl From<Bytes> for DirectionsDocument {
 }
 
 impl<'a> Document<'a> {
-    pub fn new(
-        environment: &'a Environment,
-        statuses: &'a [Status],
-        outcomes: &'a [Outcome],
-        witness: Option<&'a [Testimony]>,
-    ) -> Self {
+    pub fn new(environment: &'a Environment, report: &Report<'a>) -> Self {
+        let (statuses, outcomes) = (report.statuses, report.outcomes);
+        let (witness, no_witness) = match report.witness {
+            Some(Ok(testimonies)) => (testimonies, None),
+            Some(Err(error)) => (&[][..], Some(error)),
+            None => (&[][..], None),
+        };
         let hooks = statuses.iter().map(|status| HookDocument {
             name: status.hook.name,
             attach: match &status.state {
@@ -252,7 +263,7 @@ impl<'a> Document<'a> {
             proof: proof(outcomes, status).map(Verdict::name),
         });
         let deep = |path: &str| {
-            let testimony = witness?.iter().find(|it| it.path == path)?;
+            let testimony = witness.iter().find(|it| it.path == path)?;
             Some(DeepDocument {
                 agree: testimony.agrees(),
                 carriers: testimony.carriers.into(),
@@ -276,6 +287,69 @@ impl<'a> Document<'a> {
             },
             hooks: hooks.collect(),
             paths: paths.collect(),
+            no_witness,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calibration;
+
+    fn outcome(verdict: Verdict) -> Outcome {
+        Outcome {
+            path: &calibration::PATHS[0],
+            verdict,
+            expected: Numbers::from([("read.to_user_bytes".into(), 10)]),
+            got: Numbers::from([("read.to_user_bytes".into(), 11)]),
+            reason: None,
+            copied: [11, 0, 0],
+            witnessed: [0; 3],
+        }
+    }
+
+    fn report<'a>(
+        outcomes: &'a [Outcome],
+        witness: Option<Result<&'a [Testimony], &'a str>>,
+    ) -> Report<'a> {
+        Report {
+            statuses: &[],
+            outcomes,
+            witness,
+            proof: Duration::from_millis(120),
+        }
+    }
+
+    #[test]
+    fn one_wrong_byte_is_shown_and_fails() {
+        let outcomes = [outcome(Verdict::Wrong)];
+        let report = report(&outcomes, None);
+        assert!(!report.exact());
+        let text = report.to_string();
+        let line = "read.to_user_bytes: expected 10, got 11";
+        assert!(text.contains(line) && text.contains("1 wrong"), "{text}");
+        let document = serde_json::to_value(Document::new(&Environment::default(), &report));
+        let path = &document.expect("JSON")["paths"][0];
+        assert_eq!(path["verdict"], "wrong");
+        assert_eq!(path["expected"]["read.to_user_bytes"], 10);
+        assert_eq!(path["got"]["read.to_user_bytes"], 11);
+    }
+
+    #[test]
+    fn a_witness_that_saw_otherwise_fails_and_one_that_is_not_there_does_not() {
+        let outcomes = [outcome(Verdict::Exact)];
+        let testimony = |witness| Testimony {
+            path: outcomes[0].path.name,
+            carriers: [10, 0, 0],
+            witness,
+        };
+        let (same, other) = ([testimony([10, 0, 0])], [testimony([9, 0, 0])]);
+        assert!(report(&outcomes, Some(Ok(&same))).exact());
+        let differing = report(&outcomes, Some(Ok(&other)));
+        assert!(!differing.exact() && differing.to_string().contains("DIFFER"));
+        let alone = report(&outcomes, Some(Err("no breakpoints")));
+        assert!(alone.exact());
+        assert!(alone.to_string().ends_with("no witness: no breakpoints\n"));
     }
 }
