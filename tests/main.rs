@@ -3,6 +3,7 @@
 
 mod command_line;
 mod copies;
+mod doctor;
 mod expect;
 mod io_uring;
 mod memory;

@@ -12,13 +12,13 @@ use std::{
 use crate::command_line::PROGRAM;
 
 /// A running `serve`, killed if the test fails.
-struct Server {
+pub struct Server {
     child: Child,
     address: String,
 }
 
 impl Server {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let mut child = Command::new(PROGRAM)
             .args(["serve", "--listen", "127.0.0.1:0"])
             .stderr(Stdio::piped())
@@ -53,7 +53,7 @@ impl Server {
     }
 
     /// The samples of `/metrics`, by name and labels.
-    fn samples(&self) -> BTreeMap<String, f64> {
+    pub fn samples(&self) -> BTreeMap<String, f64> {
         let (head, body) = self.get("/metrics");
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         let body = if head

@@ -339,7 +339,25 @@ pub const COLLECTED: u8 = 0x80;
 /// Set in [`SyscallMethods`] where the call's return value is no number of bytes.
 pub const NO_PAYLOAD: u8 = 0x40;
 
+/// A function that copies, as the witness finds it at the function's first instruction: where its
+/// arguments are. [`ABSENT`] where it has none such.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Primitive {
+    /// Which argument is the number of bytes; without one it copies a page.
+    pub bytes: u32,
+    /// Which argument is the `iov_iter`; without one both sides are kernel memory.
+    pub iter: u32,
+    /// `iov_iter.count`, which limits what is copied.
+    pub iter_count: u32,
+    /// The [`Direction`] of a copy whose other side is user memory.
+    pub user: u32,
+    /// Not 0 if it leaves iterators over kernel memory to another primitive.
+    pub user_only: u32,
+}
+
 const _: () = {
+    assert!(size_of::<Primitive>() == 5 * 4);
     assert!(size_of::<ProcessKey>() == 8);
     assert!(size_of::<MethodCounters>() == 72);
     assert!(size_of::<ProcessCounters>() == 13 * 72 + 5 * 8 + 16 + 8);
@@ -359,4 +377,6 @@ mod user {
     unsafe impl aya::Pod for super::Call {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::KernelLayout {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Primitive {}
 }

@@ -29,6 +29,8 @@ mod process;
 mod sched;
 #[cfg(target_arch = "bpf")]
 mod syscalls;
+#[cfg(target_arch = "bpf")]
+mod witness;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

@@ -6,6 +6,7 @@
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("zc-profiler counts on Linux on x86-64 only");
 
+pub mod calibration;
 pub mod cli;
 pub mod export;
 pub mod kernel;

@@ -3,9 +3,10 @@
 use thiserror::Error;
 
 use crate::{
+    calibration::{self, Meter, MeterError, Outcome, Plan, Presence},
     kernel::Environment,
-    ledger::{self, Ledger, Snapshot},
-    probes::{self, Evidence, Probes, Scope, Status},
+    ledger::{self, Counters, Ledger, Snapshot},
+    probes::{self, Evidence, Probes, Scope, State, Status},
 };
 
 /// Counts from its making until it is dropped.
@@ -13,6 +14,8 @@ pub struct Profiler {
     probes: Probes,
     ledger: Ledger,
     environment: Environment,
+    scope: Scope,
+    calibration: Vec<Outcome>,
 }
 
 /// Why counting failed; one line each.
@@ -43,6 +46,8 @@ impl Profiler {
             probes,
             ledger,
             environment,
+            scope,
+            calibration: Vec::new(),
         })
     }
 
@@ -53,6 +58,36 @@ impl Profiler {
     /// If there is no such process, or no room for it.
     pub fn follow(&self, pid: u32) -> Result<(), Error> {
         Ok(self.ledger.follow(pid)?)
+    }
+
+    /// Moves known bytes and compares; keeps what came of it. To be called by the main thread.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes cannot be moved, or the counters not be read.
+    pub fn calibrate(&mut self, plan: &Plan) -> Result<&[Outcome], calibration::Error> {
+        self.calibration = calibration::run(plan, &|hook| self.presence(hook), &mut &*self)?;
+        Ok(&self.calibration)
+    }
+
+    /// What came of the last calibration; nothing if there was none.
+    #[must_use]
+    pub fn calibration(&self) -> &[Outcome] {
+        &self.calibration
+    }
+
+    /// Where a hook stands, for calibrations.
+    #[must_use]
+    pub fn presence(&self, hook: &str) -> Presence {
+        let status = self
+            .statuses()
+            .iter()
+            .find(|status| status.hook.name == hook);
+        match status.map(|status| &status.state) {
+            Some(State::Attached(_)) => Presence::Attached,
+            Some(State::Failed(_)) => Presence::Failed,
+            Some(State::Absent(_)) | None => Presence::Nowhere,
+        }
     }
 
     /// All counters now.
@@ -91,5 +126,23 @@ impl Profiler {
     #[must_use]
     pub const fn evidence(&self) -> Evidence {
         self.probes.evidence()
+    }
+}
+
+impl Meter for &Profiler {
+    fn begin(&mut self, pid: u32) -> Result<(), MeterError> {
+        // Without a filter everything is counted, and to follow would be to begin anew.
+        if self.scope == Scope::Tree {
+            self.follow(pid)?;
+        }
+        Ok(())
+    }
+
+    fn counted(&mut self, pid: u32) -> Result<Counters, MeterError> {
+        let snapshot = self.snapshot()?;
+        let process = snapshot.process(pid);
+        Ok(process
+            .map(|process| process.counters.clone())
+            .unwrap_or_default())
     }
 }

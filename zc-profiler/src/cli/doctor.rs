@@ -1,55 +1,99 @@
 //! `zc-profiler doctor`.
 
-use std::{io::Write, process::ExitCode};
+mod deep;
+mod report;
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
 
 use crate::{
     Profiler, Scope,
+    calibration::{self, Plan},
+    export::json,
     kernel::Environment,
-    probes::{State, Status},
 };
+use report::{Document, Report};
 
-pub fn run(verbose: bool) -> anyhow::Result<ExitCode> {
-    let environment = Environment::read()?;
-    let mut out = std::io::stdout().lock();
-    let capabilities = match environment.capabilities.as_slice() {
-        [] => "none of interest".to_owned(),
-        held => held.join(" "),
-    };
-    writeln!(out, "kernel      {}", environment.release)?;
-    writeln!(
-        out,
-        "BTF         {}",
-        if environment.btf { "yes" } else { "no" }
-    )?;
-    writeln!(out, "lockdown    {}", environment.lockdown)?;
-    writeln!(out, "privileges  {capabilities}")?;
-    let profiler = Profiler::attach(Scope::Tree, verbose)?;
-    let statuses = profiler.statuses();
-    writeln!(out)?;
-    for status in statuses {
-        writeln!(out, "{}", line(status))?;
-    }
-    let attached = statuses
-        .iter()
-        .filter(|status| status.form().is_some())
-        .count();
-    writeln!(out, "\n{attached} of {} hooks count", statuses.len())?;
-    Ok(ExitCode::SUCCESS)
+/// Arguments of `doctor`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A process of its own moves known bytes along each path, and the ledger is compared with \
+    them to the byte. The exit code is 0 only if everything that is attached counts exactly."
+)]
+pub struct Args {
+    /// Hold the probes against hardware breakpoints on the kernel's copy primitives, too
+    #[arg(long)]
+    deep: bool,
+    /// Write the findings as JSON too; - for standard output, the tables then go to standard error
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Where a file is made for a moment [default: /var/tmp]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
 }
 
-fn line(status: &Status) -> String {
-    let hook = status.hook;
-    let rest = match &status.state {
-        State::Attached(form) => {
-            format!(
-                "{:<10}  {}: {}",
-                form.attach.name(),
-                form.target,
-                hook.counts
-            )
-        }
-        State::Absent(reason) => format!("absent      {reason}; lost: {}", hook.lost),
-        State::Failed(reason) => format!("failed      {reason}; lost: {}", hook.lost),
+/// Arguments of the hidden subcommand that does the moving.
+#[derive(Debug, clap::Args)]
+pub struct WorkerArgs {
+    parent: u32,
+    dir: PathBuf,
+    paths: Vec<String>,
+}
+
+/// Carries out `doctor`; to be called by the main thread.
+///
+/// # Errors
+///
+/// If nothing can be attached here; what is attached and counts wrong is none.
+pub fn run(args: &Args, verbose: bool) -> anyhow::Result<ExitCode> {
+    let environment = Environment::read()?;
+    let mut out: Box<dyn Write> = if args.json.as_deref() == Some(Path::new("-")) {
+        Box::new(io::stderr())
+    } else {
+        Box::new(io::stdout())
     };
-    format!("{:<20}  {rest}", hook.name)
+    // First, so that it is there even where the next step fails.
+    report::environment(&mut out, &environment)?;
+    let mut profiler = Profiler::attach(Scope::Tree, verbose)?;
+    let plan = Plan {
+        brief: false,
+        dir: args.dir.clone().unwrap_or_else(calibration::default_dir),
+    };
+    let begun = Instant::now();
+    profiler.calibrate(&plan)?;
+    let proof = begun.elapsed();
+    let testimonies = args
+        .deep
+        .then(|| deep::ask(&profiler, &plan).map_err(|error| format!("{error:#}")));
+    let report = Report {
+        statuses: profiler.statuses(),
+        outcomes: profiler.calibration(),
+        witness: testimonies
+            .as_ref()
+            .map(|asked| asked.as_deref().map_err(String::as_str)),
+        proof,
+    };
+    write!(out, "\n{report}")?;
+    if let Some(path) = &args.json {
+        json::write(&Document::new(&environment, &report), path)?;
+    }
+    Ok(if report.exact() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Carries out what `doctor` or `serve` gave this process to do.
+///
+/// # Errors
+///
+/// If this process is no child of theirs.
+pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
+    calibration::carry_out(args.parent, &args.dir, &args.paths)?;
+    Ok(ExitCode::SUCCESS)
 }

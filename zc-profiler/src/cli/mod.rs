@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::calibration;
+
 /// Counts how many bytes the Linux kernel really copies for each process: user to kernel, kernel to
 /// user and inside the kernel, by I/O method, with the payload that moved without a copy, and the mode
 /// and context switches it cost.
@@ -31,8 +33,11 @@ enum Command {
     Stat(stat::Args),
     /// Drive each I/O method with a known payload; theory, truth and measurement side by side
     Lab(lab::LabArgs),
-    /// Show what this kernel allows, and which probes hold
-    Doctor,
+    /// Show what this kernel allows, which probes hold, and whether known bytes are counted exactly
+    Doctor(doctor::Args),
+    /// The process with which `doctor` and `serve` move known bytes
+    #[command(name = calibration::COMMAND, hide = true)]
+    CalibrationWorker(doctor::WorkerArgs),
     /// A process that `lab` starts
     #[command(name = lab::WORKER, hide = true)]
     LabWorker(lab::WorkerArgs),
@@ -59,7 +64,8 @@ impl Cli {
             Command::Stat(args) => stat::run(args, self.verbose),
             Command::Lab(args) => lab::run(&args, self.verbose),
             Command::LabWorker(args) => lab::worker(&args),
-            Command::Doctor => doctor::run(self.verbose),
+            Command::Doctor(args) => doctor::run(&args, self.verbose),
+            Command::CalibrationWorker(args) => doctor::worker(&args),
         }
     }
 }

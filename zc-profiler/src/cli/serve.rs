@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     Profiler, Scope,
+    calibration::{self, Plan, Verdict},
     export::http,
     probes::{Evidence, State},
 };
@@ -24,8 +25,10 @@ pub struct Args {
 pub fn run(args: &Args, verbose: bool) -> anyhow::Result<ExitCode> {
     let listener = http::bind(&args.listen)?;
     let address = listener.local_addr()?;
-    let profiler = Arc::new(Profiler::attach(Scope::System, verbose)?);
+    let mut profiler = Profiler::attach(Scope::System, verbose)?;
     warn_of_losses(&profiler);
+    calibrate(&mut profiler);
+    let profiler = Arc::new(profiler);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -45,6 +48,28 @@ pub fn run(args: &Args, verbose: bool) -> anyhow::Result<ExitCode> {
     })?;
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Counts known bytes before anything else; numbers that are wrong are still served, as wrong ones.
+fn calibrate(profiler: &mut Profiler) {
+    let plan = Plan {
+        brief: true,
+        dir: calibration::default_dir(),
+    };
+    match profiler.calibrate(&plan) {
+        Ok(outcomes) => {
+            for outcome in outcomes {
+                if outcome.verdict == Verdict::Wrong {
+                    log::error!(
+                        "known bytes were NOT counted exactly on the path {}: {}",
+                        outcome.path.name,
+                        outcome.complaint()
+                    );
+                }
+            }
+        }
+        Err(error) => log::error!("whether known bytes are counted exactly is not known: {error}"),
+    }
 }
 
 async fn retire(profiler: Arc<Profiler>) {

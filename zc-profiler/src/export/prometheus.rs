@@ -6,6 +6,7 @@ use prometheus::{Encoder, Gauge, GaugeVec, IntCounterVec, Opts, Registry, TextEn
 
 use crate::{
     Profiler,
+    calibration::{Outcome, Verdict},
     ledger::{Counters, Direction, Method, MethodTotals, Snapshot},
     probes::{Evidence, State, Status},
 };
@@ -138,6 +139,7 @@ pub fn scrape(profiler: &Profiler) -> anyhow::Result<String> {
     let registry = Registry::new();
     let series = processes(&registry, &snapshot, profiler.evidence())?;
     probes(&registry, profiler.statuses())?;
+    calibration(&registry, profiler.calibration())?;
     let dropped = counters(
         &registry,
         "zc_dropped_total",
@@ -251,6 +253,27 @@ fn probes(registry: &Registry, statuses: &[Status]) -> prometheus::Result<()> {
         metric
             .with_label_values(&[status.hook.name, attach])
             .set(value);
+    }
+    Ok(())
+}
+
+/// Paths that were not taken have no sample: that they are not counted, `zc_probe_attached` says.
+fn calibration(registry: &Registry, outcomes: &[Outcome]) -> prometheus::Result<()> {
+    let metric = GaugeVec::new(
+        Opts::new(
+            "zc_calibration_ok",
+            "Whether known bytes, moved at start-up, were counted exactly (1) or not (0).",
+        ),
+        &["path"],
+    )?;
+    registry.register(Box::new(metric.clone()))?;
+    for outcome in outcomes {
+        let value = match outcome.verdict {
+            Verdict::Exact => 1.0,
+            Verdict::Wrong => 0.0,
+            Verdict::Absent => continue,
+        };
+        metric.with_label_values(&[outcome.path.name]).set(value);
     }
     Ok(())
 }

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::kernel::{Need, btf::Btf};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/zc-profiler-ebpf"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/zc-profiler-ebpf"));
 
 /// What loading needs to know.
 pub struct Plan<'a> {
@@ -213,7 +214,7 @@ pub fn double(program: &str) -> String {
 }
 
 /// One line: the verifier's log is for `-v`.
-fn brief(error: &ProgramError) -> String {
+pub(super) fn brief(error: &ProgramError) -> String {
     let text = match error {
         ProgramError::LoadError { io_error, .. } => {
             format!("the kernel refused to load it: {io_error}")

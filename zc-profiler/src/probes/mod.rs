@@ -4,6 +4,7 @@ mod attach;
 pub mod hooks;
 mod info;
 mod status;
+mod witness;
 
 use std::{io, os::fd::AsFd};
 
@@ -14,7 +15,10 @@ use aya::{
 use thiserror::Error;
 use zc_profiler_ebpf::{ProcessCounters, ProcessKey};
 
-pub use self::status::{State, Status};
+pub use self::{
+    status::{State, Status},
+    witness::{Breakpoints, Witness},
+};
 use crate::{
     kernel::{self, Environment, btf},
     ledger::Ledger,
@@ -78,6 +82,9 @@ pub enum Error {
     /// The kernel does not describe a program.
     #[error("bpf(BPF_OBJ_GET_INFO_BY_FD): {0}")]
     Info(#[source] io::Error),
+    /// The witness cannot be called.
+    #[error("{0}")]
+    Witness(String),
     /// A map could not be used.
     #[error("map {name}: {}", chain(.source))]
     Map {

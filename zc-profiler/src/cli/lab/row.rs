@@ -247,7 +247,9 @@ mod tests {
             .chain([Row::failed(&SCENARIOS[0], &Error::Interrupted(2))])
             .collect();
         let text = tables::report(&document(&rows));
-        assert!(text.contains("kernel 6.1.0, payload 1 MiB, chunk 64 KiB: 16 chunks; measured"));
+        assert!(
+            text.contains("kernel 6.1.0, payload 1 MiB, chunk 64 KiB: 16 chunks; copies measured")
+        );
         assert!(
             text.lines().all(|line| line.chars().count() <= 140),
             "{text}"
