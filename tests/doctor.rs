@@ -7,7 +7,10 @@ use std::{
 
 use serde_json::Value;
 use tempfile::TempDir;
-use zc_profiler::{calibration::PATHS, probes::hooks};
+use zc_profiler::{
+    calibration::PATHS,
+    probes::{Evidence, hooks},
+};
 
 use crate::{command_line::PROGRAM, serve::Server};
 
