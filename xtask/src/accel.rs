@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use crate::cache::{self, Cache};
 use crate::kernels::BootFiles;
 use crate::machine::{self, Ending, Input, Limits};
+use crate::output::Output;
 use crate::qemu::{self, Hardware};
 use crate::request::Request;
 
@@ -97,7 +98,12 @@ fn boots(kernel: &BootFiles) -> Result<bool> {
         boot: PROBE_LIMIT,
         total: Some(PROBE_LIMIT),
     };
-    let ending = machine::run(&hardware, &request, Input::Nothing, limits)?;
+    let ending = machine::run(
+        &hardware,
+        &request,
+        (Input::Nothing, Output::ours()),
+        limits,
+    )?;
     if let Ending::Interrupted(signal) = ending {
         anyhow::bail!("interrupted by signal {signal}");
     }

@@ -1,21 +1,27 @@
-//! `cargo xtask test`: formatting, lints, unit tests here, and end-to-end tests in the lab machine.
+//! `cargo xtask test`: formatting, lints and unit tests here, and end-to-end tests in the lab machine
+//! on every kernel.
 
-use std::path::Path;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::cmd_vm::Guest;
-use crate::machine::Input;
-use crate::setup::{self, KernelChoice, Lab};
+use crate::kernels::{self, BootFiles};
+use crate::machine::{Ending, Input};
+use crate::matrix::{self, Column, Matrix};
+use crate::output::Output;
+use crate::setup::{self, KernelChoices, Lab};
 use crate::{artifacts, command};
 
-/// Runs every test
+/// Runs every test, those of the lab machine on all kernels unless --kernel names one
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    kernel: KernelChoice,
+    kernels: KernelChoices,
     /// Arguments for the end-to-end tests' runner, such as a part of a test's name
     #[arg(last = true, value_name = "TEST ARGS")]
     tests: Vec<String>,
@@ -46,7 +52,7 @@ const CARGO_STEPS: [&[&str]; 3] = [
 
 pub fn run(arguments: &Arguments) -> Result<i32> {
     let start = Instant::now();
-    let lab = setup::prepare(&arguments.kernel)?;
+    let lab = setup::prepare(&arguments.kernels.or(kernels::ALL)?)?;
     for words in CARGO_STEPS {
         let mut cargo = artifacts::cargo();
         step(&format!("cargo {}", words.join(" ")), || {
@@ -61,15 +67,20 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
     let (profiler, tests) = step("build of the end-to-end tests", || {
         Ok((artifacts::profiler()?, artifacts::end_to_end_tests()?))
     })?;
-    step(&format!("end-to-end tests on {}", lab.kernel.title), || {
-        for test in &tests {
-            match end_to_end(&lab, &profiler, test, &arguments.tests)? {
-                0 => {}
-                code => bail!("{} failed with exit code {code}", test.display()),
-            }
-        }
-        Ok(())
-    })?;
+    let suite = Suite {
+        lab: &lab,
+        profiler,
+        tests,
+        filters: &arguments.tests,
+    };
+    let (columns, failed) = suite.on_every_kernel();
+    let matrix = Matrix(columns);
+    if !matrix.is_empty() {
+        println!("\n{matrix}");
+    }
+    if !failed.is_empty() {
+        bail!("the end-to-end tests failed on {}", failed.join(", "));
+    }
     println!("xtask test: ok in {} s", start.elapsed().as_secs());
     Ok(0)
 }
@@ -104,24 +115,105 @@ fn ebpf_clippy(lab: &Lab) -> Command {
     command
 }
 
-fn end_to_end(lab: &Lab, profiler: &Path, program: &Path, filters: &[String]) -> Result<i32> {
-    let package = artifacts::root().join("tests");
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    let mut command = vec![text(program), "--test-threads=1".to_owned()];
-    command.extend(filters.iter().cloned());
-    let guest = Guest {
-        command,
-        environment: vec![
-            ("ZC_PROMTOOL".into(), text(&lab.promtool)),
-            ("CARGO_MANIFEST_DIR".into(), text(&package)),
-        ],
-        directory: package,
-        profiler,
-        input: Input::Nothing,
-        terminal: None,
-        share: None,
-        forward: None,
-        limit: Some(TIMEOUT),
-    };
-    Ok(guest.run(lab)?.exit_code())
+/// The end-to-end tests, which every kernel runs in a machine of its own.
+struct Suite<'a> {
+    lab: &'a Lab,
+    profiler: PathBuf,
+    tests: Vec<PathBuf>,
+    filters: &'a [String],
+}
+
+impl Suite<'_> {
+    /// What each kernel has proven, and the names of those where a test failed.
+    fn on_every_kernel(&self) -> (Vec<(String, Column)>, Vec<String>) {
+        let kernels = &self.lab.kernels;
+        let queue = Mutex::new(kernels.iter().enumerate().collect::<VecDeque<_>>());
+        let finished = Mutex::new(Vec::new());
+        let work = || {
+            let next = || lock(&queue).pop_front();
+            while let Some((index, kernel)) = next() {
+                let title = format!("end-to-end tests on {}", kernel.title);
+                let result = step(&title, || self.on_one(kernel));
+                lock(&finished).push((index, result));
+            }
+        };
+        // An emulated machine keeps one CPU busy. The thread that starts a machine must outlive it.
+        std::thread::scope(|scope| {
+            for _ in 0..self.machines() {
+                scope.spawn(work);
+            }
+        });
+        let mut finished = finished
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        finished.sort_by_key(|(index, _)| *index);
+        let (mut columns, mut failed) = (Vec::new(), Vec::new());
+        for (index, result) in finished {
+            let name = &kernels[index].name;
+            let (column, passed) = result.unwrap_or_else(|error| {
+                eprintln!("error: {name}: {error:#}");
+                (Column::new(), false)
+            });
+            if !passed {
+                failed.push(name.clone());
+            }
+            columns.push((name.clone(), column));
+        }
+        (columns, failed)
+    }
+
+    /// How many run at the same time.
+    fn machines(&self) -> usize {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        cpus.min(2).min(self.lab.kernels.len())
+    }
+
+    /// What this kernel has proven, and whether all tests passed.
+    fn on_one(&self, kernel: &BootFiles) -> Result<(Column, bool)> {
+        let exchange = tempfile::Builder::new()
+            .prefix("zc-lab-paths-")
+            .tempdir()
+            .context("cannot create a temporary directory: set TMPDIR to a writable one")?;
+        let paths = exchange.path().join("paths");
+        let mut passed = true;
+        for test in &self.tests {
+            match self.run(kernel, test, &paths)? {
+                Ending::Interrupted(signal) => bail!("interrupted by signal {signal}"),
+                ending => passed &= ending.exit_code() == 0,
+            }
+        }
+        Ok((matrix::read(&paths)?, passed))
+    }
+
+    fn run(&self, kernel: &BootFiles, program: &Path, paths: &Path) -> Result<Ending> {
+        let package = artifacts::root().join("tests");
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut command = vec![text(program), "--test-threads=1".to_owned()];
+        command.extend(self.filters.iter().cloned());
+        let guest = Guest {
+            command,
+            environment: vec![
+                ("ZC_PROMTOOL".into(), text(&self.lab.promtool)),
+                ("CARGO_MANIFEST_DIR".into(), text(&package)),
+                (matrix::VARIABLE.into(), text(paths)),
+            ],
+            directory: package,
+            profiler: &self.profiler,
+            input: Input::Nothing,
+            output: if self.machines() > 1 {
+                Output::named(&kernel.name)
+            } else {
+                Output::ours()
+            },
+            terminal: None,
+            share: paths.parent(),
+            forward: None,
+            limit: Some(TIMEOUT),
+        };
+        guest.run(self.lab, kernel)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

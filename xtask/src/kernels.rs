@@ -44,6 +44,8 @@ const RELEASES: [Release; 4] = [
 ];
 
 pub const DEFAULT: &str = "6.1";
+/// Names every kernel of the table.
+pub const ALL: &str = "all";
 /// Names the running kernel of this machine.
 const HOST: &str = "host";
 const META_PACKAGE: &str = "linux-image-amd64";
@@ -57,6 +59,8 @@ const PARTS: [&str; 4] = [
 
 /// What QEMU needs to boot a kernel.
 pub struct BootFiles {
+    /// As the user names it: "6.1".
+    pub name: String,
     /// For people: "Linux 6.1.0-1-amd64".
     pub title: String,
     pub image: PathBuf,
@@ -70,6 +74,18 @@ pub struct BootFiles {
 enum Source {
     Debian(&'static Release),
     Own { image: PathBuf, modules: PathBuf },
+}
+
+/// The kernels that a name of the command line stands for.
+pub fn named(name: &str) -> Vec<String> {
+    if name == ALL {
+        RELEASES
+            .iter()
+            .map(|release| release.name.to_owned())
+            .collect()
+    } else {
+        vec![name.to_owned()]
+    }
 }
 
 /// Makes the kernel that the user named ready; quick if it is.
@@ -91,7 +107,7 @@ pub fn prepare(
             assemble(
                 &directory,
                 busybox,
-                title,
+                (name.to_owned(), title),
                 &directory.join("vmlinuz"),
                 &directory.join("modules"),
             )
@@ -107,7 +123,7 @@ pub fn prepare(
             assemble(
                 &directory,
                 busybox,
-                image.display().to_string(),
+                (name.to_owned(), image.display().to_string()),
                 &image,
                 &modules,
             )
@@ -248,7 +264,7 @@ fn is_part(package: &str) -> bool {
 fn assemble(
     directory: &Path,
     busybox: &Path,
-    title: String,
+    (name, title): (String, String),
     image: &Path,
     modules: &Path,
 ) -> Result<BootFiles> {
@@ -271,6 +287,7 @@ fn assemble(
         cache::write_if_changed(&recipe, wanted.as_bytes())?;
     }
     Ok(BootFiles {
+        name,
         title,
         image: if vmlinux.exists() {
             vmlinux
@@ -334,6 +351,12 @@ mod tests {
                     .all(|other| other.name != release.name)
             );
         }
+    }
+
+    #[test]
+    fn all_are_those_of_the_table() {
+        assert_eq!(named(ALL), ["5.10", "6.1", "6.12", "7"]);
+        assert_eq!(named("host"), ["host"]);
     }
 
     #[test]

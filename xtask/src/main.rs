@@ -13,7 +13,9 @@ mod guest;
 mod initrd;
 mod kernels;
 mod machine;
+mod matrix;
 mod modules;
+mod output;
 mod qemu;
 mod request;
 mod setup;
@@ -31,7 +33,7 @@ use clap::Parser;
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
     /// Brings in what building and testing need and this machine lacks
-    Setup(setup::KernelChoice),
+    Setup(setup::KernelChoices),
     Run(cmd_run::Arguments),
     Test(cmd_test::Arguments),
     Vm(cmd_vm::Arguments),
@@ -55,10 +57,12 @@ fn main() -> ExitCode {
 fn perform(task: Task) -> Result<i32> {
     match task {
         Task::Setup(kernel) => {
-            let lab = setup::prepare(&kernel)?;
+            let lab = setup::prepare(&kernel.or(kernels::DEFAULT)?)?;
+            let titles: Vec<&str> = lab.kernels.iter().map(|kernel| &*kernel.title).collect();
             eprintln!(
                 "setup: ready ({}; eBPF compiler: {})",
-                lab.kernel.title, lab.compiler.name
+                titles.join(", "),
+                lab.compiler.name
             );
             Ok(0)
         }

@@ -268,6 +268,7 @@ mod tests {
 
     fn words(accel: Accel, share: Option<&Path>, forward: Option<Forward>) -> String {
         let kernel = BootFiles {
+            name: "6.1".into(),
             title: "Linux".into(),
             image: "/k/vmlinux".into(),
             archive: "/k/boot.cpio".into(),
