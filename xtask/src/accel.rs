@@ -85,6 +85,7 @@ fn boots(kernel: &BootFiles) -> Result<bool> {
     let hardware = Hardware {
         kernel,
         accel: Accel::Kvm,
+        disk: None,
         share: None,
         forward: None,
     };

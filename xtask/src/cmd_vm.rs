@@ -9,7 +9,7 @@ use crate::kernels::BootFiles;
 use crate::machine::{self, Ending, Input, Limits};
 use crate::output::Output;
 use crate::qemu::{Forward, Hardware};
-use crate::request::Request;
+use crate::request::{GUEST_PROGRAMS, Request};
 use crate::setup::{KernelChoice, Lab};
 use crate::{accel, artifacts, setup, terminal};
 
@@ -104,6 +104,7 @@ impl Guest<'_> {
         let hardware = Hardware {
             kernel,
             accel: choice.accel,
+            disk: Some(&lab.disk),
             share: self.share,
             forward: self.forward,
         };
@@ -118,7 +119,10 @@ impl Guest<'_> {
     fn environment(&self) -> Vec<(String, String)> {
         let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".into());
         let own = self.profiler.parent().unwrap_or(Path::new("/"));
-        let path = ("PATH".to_owned(), format!("{}:{path}", own.display()));
+        let path = (
+            "PATH".to_owned(),
+            format!("{}:{path}:{GUEST_PROGRAMS}", own.display()),
+        );
         let passed = PASSED_ON
             .iter()
             .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));

@@ -66,6 +66,8 @@ pub struct BootFiles {
     pub image: PathBuf,
     /// The initial RAM disk, but for what each boot adds.
     pub archive: PathBuf,
+    /// A directory of the modules that the guest loads later, and their order.
+    pub drivers: PathBuf,
     /// Shown as /lib/modules/VERSION inside.
     pub modules: Option<PathBuf>,
 }
@@ -271,7 +273,7 @@ fn assemble(
     let vmlinux = directory.join("vmlinux");
     let archive = directory.join("initrd");
     let recipe = directory.join("recipe");
-    let wanted = recipe_of(&[busybox, image, modules])?;
+    let wanted = recipe_of(modules::fingerprint(), &[busybox, image, modules])?;
     if fs::read_to_string(&recipe).ok().as_deref() != Some(&wanted) {
         eprintln!("setup: preparing {title} for the lab…");
         let _ = fs::remove_file(&vmlinux);
@@ -286,6 +288,7 @@ fn assemble(
         cache::write_if_changed(&archive, &base_archive(busybox, modules)?)?;
         cache::write_if_changed(&recipe, wanted.as_bytes())?;
     }
+    let drivers = prepare_drivers(directory, modules)?;
     Ok(BootFiles {
         name,
         title,
@@ -295,13 +298,45 @@ fn assemble(
             image.to_owned()
         },
         archive,
+        drivers,
         modules: Some(modules.to_owned()),
     })
 }
 
+/// Writes the drivers into a directory of their own, which the guest sees as it sees all files here.
+fn prepare_drivers(directory: &Path, modules: &Path) -> Result<PathBuf> {
+    let drivers = directory.join("drivers");
+    let recipe = drivers.join("recipe");
+    let wanted = recipe_of(modules::drivers_fingerprint(), &[modules])?;
+    if fs::read_to_string(&recipe).ok().as_deref() != Some(&wanted) {
+        fs::create_dir_all(&drivers)
+            .with_context(|| format!("cannot create {}", drivers.display()))?;
+        let order = write_modules(&modules::drivers(modules)?, |name, content| {
+            cache::write_if_changed(&drivers.join(name), content)
+        })?;
+        cache::write_if_changed(&drivers.join("order"), order.as_bytes())?;
+        cache::write_if_changed(&recipe, wanted.as_bytes())?;
+    }
+    Ok(drivers)
+}
+
+/// Writes each module as NAME.ko; the names in order, a line each.
+fn write_modules(
+    modules: &[modules::Module],
+    mut write: impl FnMut(&str, &[u8]) -> Result<()>,
+) -> Result<String> {
+    let mut order = String::new();
+    for module in modules {
+        order.push_str(&module.name);
+        order.push('\n');
+        write(&format!("{}.ko", module.name), &module.content)?;
+    }
+    Ok(order)
+}
+
 /// Changes when anything that goes into a prepared kernel does.
-fn recipe_of(inputs: &[&Path]) -> Result<String> {
-    let mut recipe = vec![modules::fingerprint()];
+fn recipe_of(fingerprint: String, inputs: &[&Path]) -> Result<String> {
+    let mut recipe = vec![fingerprint];
     for path in inputs {
         let data = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
         let modified = data.modified().context("no time stamp")?;
@@ -320,12 +355,10 @@ fn base_archive(busybox: &Path, modules: &Path) -> Result<Vec<u8>> {
     let busybox =
         fs::read(busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
     cpio.file("bin/busybox", &busybox);
-    let mut order = String::new();
-    for module in modules::load_order(modules)? {
-        order.push_str(&module.name);
-        order.push('\n');
-        cpio.file(&format!("modules/{}.ko", module.name), &module.content);
-    }
+    let order = write_modules(&modules::load_order(modules)?, |name, content| {
+        cpio.file(&format!("modules/{name}"), content);
+        Ok(())
+    })?;
     cpio.file("modules/order", order.as_bytes());
     Ok(cpio.finish())
 }

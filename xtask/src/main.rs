@@ -8,6 +8,7 @@ mod cmd_run;
 mod cmd_test;
 mod cmd_vm;
 mod command;
+mod disk;
 mod elf;
 mod guest;
 mod initrd;

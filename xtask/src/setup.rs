@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::cache::Cache;
+use crate::disk;
 use crate::kernels::{self, BootFiles};
 use crate::toolchain::{self, Toolchain};
 use crate::{apt, command, elf};
@@ -49,6 +50,8 @@ pub struct Lab {
     pub cache: Cache,
     pub compiler: Toolchain,
     pub promtool: PathBuf,
+    /// What the lab's IDE disks hold.
+    pub disk: PathBuf,
     /// In the order of the choices.
     pub kernels: Vec<BootFiles>,
 }
@@ -103,10 +106,12 @@ pub fn prepare(choices: &[KernelChoice]) -> Result<Lab> {
         .map(|choice| kernels::prepare(&cache, &busybox, &choice.kernel, choice.modules.as_deref()))
         .collect::<Result<_>>()?;
     let compiler = toolchain::prepare(&cache)?;
+    let disk = disk::prepare(&cache)?;
     Ok(Lab {
         cache,
         compiler,
         promtool,
+        disk,
         kernels,
     })
 }
