@@ -131,7 +131,10 @@ impl Run<'_> {
 
     fn inside(&self, lab: &Lab, kernel: &BootFiles, results: &Path) -> Result<i32> {
         let listen = format!("0.0.0.0:{METRICS_PORT}");
-        let mut command = vec!["zc-profiler".to_owned()];
+        // Brings the hardware up, and tells the lab what it is called.
+        let mut command = ["zc-hardware", "lab", "zc-profiler"]
+            .map(str::to_owned)
+            .to_vec();
         command.extend(lab_arguments(
             self.arguments,
             Path::new("/lab"),

@@ -1,8 +1,10 @@
 //! The workload generator: every classic way to move a file, with a payload that is known, so that
 //! the ledger can be checked against the truth. It knows nothing of probes.
 
+mod cold_read;
 mod copy_file_range;
 mod error;
+mod hardware;
 mod job;
 mod mmap_write;
 mod pattern;
@@ -19,6 +21,7 @@ mod truth;
 mod worker;
 
 pub use error::Error;
+pub use hardware::{Hardware, Nic, Source, Wire};
 pub use job::{Report, STOP_SWITCHES, Usage, work};
 pub use run::{Meter, MeterError, Plan, Run};
 pub use signals::Signals;
@@ -49,6 +52,8 @@ pub struct Theory {
 pub struct Scenario {
     /// How.
     pub method: &'static str,
+    /// Wherefrom.
+    pub source: Source,
     /// Whereto.
     pub target: Target,
     /// Per chunk.
@@ -122,9 +127,26 @@ const fn always(shares: &'static [Share]) -> Truth {
 }
 
 /// Every scenario, in the order of the lab's table.
-pub static SCENARIOS: [Scenario; 8] = [
+pub static SCENARIOS: [Scenario; 12] = [
+    Scenario {
+        method: "pio-read",
+        source: Source::PioDisk,
+        target: Target::Memory,
+        theory: theory(2, 2, 0),
+        truths: &[always(&[READ])],
+        prepare: cold_read::prepare,
+    },
+    Scenario {
+        method: "dma-read",
+        source: Source::DmaDisk,
+        target: Target::Memory,
+        theory: theory(2, 1, 1),
+        truths: &[always(&[READ])],
+        prepare: cold_read::prepare,
+    },
     Scenario {
         method: "read+write",
+        source: Source::Cached,
         target: Target::Tcp,
         theory: theory(4, 2, 2),
         truths: &[always(&[READ, WRITE])],
@@ -132,6 +154,7 @@ pub static SCENARIOS: [Scenario; 8] = [
     },
     Scenario {
         method: "mmap+write",
+        source: Source::Cached,
         target: Target::Tcp,
         theory: theory(4, 1, 2),
         truths: &[always(&[MMAP, WRITE])],
@@ -139,6 +162,7 @@ pub static SCENARIOS: [Scenario; 8] = [
     },
     Scenario {
         method: "sendfile",
+        source: Source::Cached,
         target: Target::Tcp,
         theory: theory(2, 0, 2),
         truths: &[always(&[Share {
@@ -149,6 +173,7 @@ pub static SCENARIOS: [Scenario; 8] = [
     },
     Scenario {
         method: "splice",
+        source: Source::Cached,
         target: Target::Tcp,
         theory: theory(4, 0, 2),
         truths: &[always(&[Share {
@@ -159,6 +184,7 @@ pub static SCENARIOS: [Scenario; 8] = [
     },
     Scenario {
         method: "read+write",
+        source: Source::Cached,
         target: Target::File,
         theory: theory(4, 2, 2),
         truths: &[always(&[READ, WRITE])],
@@ -166,6 +192,7 @@ pub static SCENARIOS: [Scenario; 8] = [
     },
     Scenario {
         method: "sendfile",
+        source: Source::Cached,
         target: Target::File,
         theory: theory(2, 0, 2),
         truths: &[always(&[Share {
@@ -176,6 +203,7 @@ pub static SCENARIOS: [Scenario; 8] = [
     },
     Scenario {
         method: "splice",
+        source: Source::Cached,
         target: Target::File,
         theory: theory(4, 0, 2),
         truths: &[always(&[Share {
@@ -187,6 +215,7 @@ pub static SCENARIOS: [Scenario; 8] = [
     },
     Scenario {
         method: "copy_file_range",
+        source: Source::Cached,
         target: Target::File,
         theory: theory(2, 1, 2),
         truths: &[
@@ -206,5 +235,27 @@ pub static SCENARIOS: [Scenario; 8] = [
             },
         ],
         prepare: plain::<CopyFileRange>,
+    },
+    Scenario {
+        method: "sendfile",
+        source: Source::DmaDisk,
+        target: Target::Nic { gather: false },
+        theory: theory(2, 1, 2),
+        truths: &[always(&[Share {
+            in_kernel: 1,
+            ..SENDFILE
+        }])],
+        prepare: plain::<Sendfile>,
+    },
+    Scenario {
+        method: "sendfile",
+        source: Source::DmaDisk,
+        target: Target::Nic { gather: true },
+        theory: theory(2, 0, 2),
+        truths: &[always(&[Share {
+            zero_copy: 1,
+            ..SENDFILE
+        }])],
+        prepare: plain::<Sendfile>,
     },
 ];

@@ -18,6 +18,8 @@ pub struct Document<'a> {
     pub payload_bytes: u64,
     pub chunk_bytes: u64,
     pub rows: &'a [Row],
+    /// Rows that this machine has no hardware for, and why.
+    pub left_out: &'a [String],
 }
 
 #[derive(Debug, Serialize)]
@@ -89,7 +91,7 @@ mod tests {
     use super::*;
     use crate::{
         ledger::{Copies, Method, MethodTotals},
-        workload::{Report, SCENARIOS, Scenario, Share, Target, Truth},
+        workload::{Hardware, Report, SCENARIOS, Scenario, Share, Target, Truth},
     };
 
     const PAYLOAD: u64 = 1 << 20;
@@ -131,7 +133,7 @@ mod tests {
 
     fn row(scenario: &Scenario, truth: &Truth, change: fn(&mut Run)) -> Row {
         let dir = tempfile::tempdir().unwrap();
-        let plan = Plan::new(dir.path(), PAYLOAD, CHUNK).unwrap();
+        let plan = Plan::new(dir.path(), PAYLOAD, CHUNK, Hardware::default()).unwrap();
         let mut run = perfect(truth, plan.chunks());
         change(&mut run);
         Row::new(scenario, &plan, run)
@@ -230,6 +232,7 @@ mod tests {
             payload_bytes: PAYLOAD,
             chunk_bytes: CHUNK as u64,
             rows,
+            left_out: &[],
         }
     }
 

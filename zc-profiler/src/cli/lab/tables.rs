@@ -81,6 +81,12 @@ pub fn report(document: &Document) -> String {
             let _ = writeln!(text, "  {note}");
         }
     }
+    if !document.left_out.is_empty() {
+        text.push('\n');
+    }
+    for line in document.left_out {
+        let _ = writeln!(text, "left out: {line}");
+    }
     text
 }
 
