@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn there_is_a_way_to_the_host_only_for_a_forwarded_port() {
-        assert!(!words(Accel::Kvm, None, None).contains("user"));
+        assert!(!words(Accel::Kvm, None, None).contains("hostfwd"));
         let forward = Some(Forward { host: 1, guest: 2 });
         assert!(
             words(Accel::Kvm, None, forward).contains("restrict=on,hostfwd=tcp:127.0.0.1:1-:2")
