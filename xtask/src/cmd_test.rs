@@ -22,12 +22,15 @@ use crate::{artifacts, command};
 pub struct Arguments {
     #[command(flatten)]
     kernels: KernelChoices,
+    /// How many lab machines run at the same time [default: 2, or 1 if there is but one CPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    machines: Option<u16>,
     /// Arguments for the end-to-end tests' runner, such as a part of a test's name
     #[arg(last = true, value_name = "TEST ARGS")]
     tests: Vec<String>,
 }
 
-const TIMEOUT: Duration = Duration::from_hours(1);
+const TIMEOUT: Duration = Duration::from_mins(20);
 
 /// Steps that are cargo commands: all at one profile, so that they share what they build.
 const CARGO_STEPS: [&[&str]; 3] = [
@@ -72,6 +75,7 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
         profiler,
         tests,
         filters: &arguments.tests,
+        machines: machines(arguments.machines).min(lab.kernels.len()),
     };
     let (columns, failed) = suite.on_every_kernel();
     let matrix = Matrix(columns);
@@ -121,6 +125,8 @@ struct Suite<'a> {
     profiler: PathBuf,
     tests: Vec<PathBuf>,
     filters: &'a [String],
+    /// How many run at the same time.
+    machines: usize,
 }
 
 impl Suite<'_> {
@@ -133,28 +139,26 @@ impl Suite<'_> {
             let next = || lock(&queue).pop_front();
             while let Some((index, kernel)) = next() {
                 let title = format!("end-to-end tests on {}", kernel.title);
-                let result = step(&title, || self.on_one(kernel));
-                lock(&finished).push((index, result));
+                let mut column = Column::new();
+                let result = step(&title, || self.on_one(kernel, &mut column));
+                lock(&finished).push((index, column, result));
             }
         };
-        // An emulated machine keeps one CPU busy. The thread that starts a machine must outlive it.
+        // The thread that starts a machine must outlive it.
         std::thread::scope(|scope| {
-            for _ in 0..self.machines() {
+            for _ in 0..self.machines {
                 scope.spawn(work);
             }
         });
         let mut finished = finished
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
-        finished.sort_by_key(|(index, _)| *index);
+        finished.sort_by_key(|(index, ..)| *index);
         let (mut columns, mut failed) = (Vec::new(), Vec::new());
-        for (index, result) in finished {
+        for (index, column, result) in finished {
             let name = &kernels[index].name;
-            let (column, passed) = result.unwrap_or_else(|error| {
+            if let Err(error) = result {
                 eprintln!("error: {name}: {error:#}");
-                (Column::new(), false)
-            });
-            if !passed {
                 failed.push(name.clone());
             }
             columns.push((name.clone(), column));
@@ -162,27 +166,25 @@ impl Suite<'_> {
         (columns, failed)
     }
 
-    /// How many run at the same time.
-    fn machines(&self) -> usize {
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        cpus.min(2).min(self.lab.kernels.len())
-    }
-
-    /// What this kernel has proven, and whether all tests passed.
-    fn on_one(&self, kernel: &BootFiles) -> Result<(Column, bool)> {
+    /// What this kernel has proven goes into `column`, also if a test fails.
+    fn on_one(&self, kernel: &BootFiles, column: &mut Column) -> Result<()> {
         let exchange = tempfile::Builder::new()
             .prefix("zc-lab-paths-")
             .tempdir()
             .context("cannot create a temporary directory: set TMPDIR to a writable one")?;
         let paths = exchange.path().join("paths");
-        let mut passed = true;
+        let mut codes = Vec::new();
         for test in &self.tests {
             match self.run(kernel, test, &paths)? {
                 Ending::Interrupted(signal) => bail!("interrupted by signal {signal}"),
-                ending => passed &= ending.exit_code() == 0,
+                ending => codes.push(ending.exit_code()),
             }
         }
-        Ok((matrix::read(&paths)?, passed))
+        *column = matrix::read(&paths)?;
+        match codes.iter().find(|code| **code != 0) {
+            Some(code) => bail!("exit code {code}"),
+            None => Ok(()),
+        }
     }
 
     fn run(&self, kernel: &BootFiles, program: &Path, paths: &Path) -> Result<Ending> {
@@ -200,7 +202,7 @@ impl Suite<'_> {
             directory: package,
             profiler: &self.profiler,
             input: Input::Nothing,
-            output: if self.machines() > 1 {
+            output: if self.machines > 1 {
                 Output::named(&kernel.name)
             } else {
                 Output::ours()
@@ -211,6 +213,14 @@ impl Suite<'_> {
             limit: Some(TIMEOUT),
         };
         guest.run(self.lab, kernel)
+    }
+}
+
+/// An emulated machine keeps one CPU busy; more than two would only share the memory's bandwidth.
+fn machines(wanted: Option<u16>) -> usize {
+    match wanted {
+        Some(wanted) => wanted.into(),
+        None => std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(2)),
     }
 }
 
