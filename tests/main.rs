@@ -3,7 +3,9 @@
 
 mod command_line;
 mod copies;
+mod dma;
 mod expect;
+mod network;
 mod processes;
 mod serve;
 mod support;

@@ -3,15 +3,12 @@
 //! Each has an exit program per prototype; the hook table of user space picks the one whose number
 //! of arguments the running kernel's BTF shows, since the return value follows the last argument.
 
-use aya_ebpf::{
-    macros::{fentry, fexit},
-    programs::{FEntryContext, FExitContext},
-};
+use aya_ebpf::{macros::fexit, programs::FExitContext};
 use zc_profiler_ebpf::{Direction, Dropped, Method};
 
 use crate::{
     call,
-    kernel::{Context, Side, Task, field, in_interrupt, layout},
+    kernel::{Context, Side, Task, layout},
     process,
 };
 
@@ -114,7 +111,7 @@ on_exit! {
     ///
     /// Counts socket to user: TCP, UNIX, fragmented UDP. Without it, none of them is counted.
     skb_copy_datagram_iter, "skb_copy_datagram_iter",
-    |ctx| if ctx.arg::<i32>(4) == 0 {
+    |ctx| if ctx.arg::<i32>(4) == 0 && !call::in_datagram() {
         moved(i64::from(ctx.arg::<i32>(3)), ctx.arg(2), Direction::ToUser);
     }
 }
@@ -186,33 +183,9 @@ on_exit! {
     |ctx| passed_by_reference(ctx.arg(3))
 }
 
-on_exit! {
-    /// `int skb_copy_bits(const struct sk_buff *skb, int offset, void *to, int len)`, on all
-    /// kernels.
-    ///
-    /// Counts copies between socket buffers: segmentation in software, coalescing, header pulls.
-    /// Without it, those are not counted.
-    skb_copy_bits, "skb_copy_bits",
-    |ctx| if ctx.arg::<i32>(4) == 0 {
-        copied_anywhere(i64::from(ctx.arg::<i32>(3)));
-    }
-}
-
-/// `int skb_copy_ubufs(struct sk_buff *skb, gfp_t gfp_mask)`, on all kernels; at entry, since the
-/// function replaces what it copies.
-///
-/// Counts the copy that `MSG_ZEROCOPY` data suffers when it is delivered locally. Without it, such
-/// sends look cheaper than they are.
-#[fentry(function = "skb_copy_ubufs")]
-pub fn skb_copy_ubufs(ctx: FEntryContext) -> i32 {
-    let length: u32 = field(ctx.arg(0), layout!(skb_data_len));
-    copied_anywhere(length.into());
-    0
-}
-
 /// A carrier moved `bytes` through `iter`, which says whether and between what it copied.
 #[inline(always)]
-fn moved(bytes: i64, iter: *const u8, user: Direction) {
+pub fn moved(bytes: i64, iter: *const u8, user: Direction) {
     if bytes <= 0 || !process::enabled() {
         return;
     }
@@ -228,7 +201,7 @@ fn moved(bytes: i64, iter: *const u8, user: Direction) {
 
 /// The running task copied `bytes`.
 #[inline(always)]
-fn copied(direction: Direction, bytes: i64) {
+pub fn copied(direction: Direction, bytes: i64) {
     if bytes <= 0 || !process::enabled() {
         return;
     }
@@ -244,18 +217,8 @@ fn copied(direction: Direction, bytes: i64) {
     }
 }
 
-/// Bytes copied between kernel buffers, by the running task or by an interrupt on top of it.
 #[inline(always)]
-fn copied_anywhere(bytes: i64) {
-    if in_interrupt() {
-        copied_by_kernel(Direction::InKernel, bytes);
-    } else {
-        copied(Direction::InKernel, bytes);
-    }
-}
-
-#[inline(always)]
-fn copied_by_kernel(direction: Direction, bytes: i64) {
+pub fn copied_by_kernel(direction: Direction, bytes: i64) {
     if bytes > 0
         && process::enabled()
         && let Some(entry) = process::kernel()
@@ -265,7 +228,7 @@ fn copied_by_kernel(direction: Direction, bytes: i64) {
 }
 
 #[inline(always)]
-fn passed_by_reference(bytes: i64) {
+pub fn passed_by_reference(bytes: i64) {
     if bytes > 0 && process::enabled() {
         call::passed_by_reference(bytes as u64);
     }

@@ -8,7 +8,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap},
 };
-use zc_profiler_ebpf::{COMM_LEN, Direction, Dropped, ProcessCounters, ProcessKey};
+use zc_profiler_ebpf::{
+    COMM_LEN, Device, Direction, Dropped, Flow, Lost, ProcessCounters, ProcessKey,
+};
 
 use crate::kernel::{Task, layout};
 
@@ -60,6 +62,12 @@ pub fn of(task: Task) -> Option<Entry> {
 #[inline(always)]
 pub fn existing(task: Task) -> Option<Entry> {
     PROCESSES.get_ptr_mut(&task.process()).map(Entry)
+}
+
+/// The entry of a process by its key, if there is one.
+#[inline(always)]
+pub fn at(key: &ProcessKey) -> Option<Entry> {
+    PROCESSES.get_ptr_mut(key).map(Entry)
 }
 
 /// The entry of the pseudo-process `kernel`; `None` under a filter.
@@ -114,6 +122,29 @@ impl Entry {
             add(&raw mut (*counters).copies[direction as usize], 1);
             add(&raw mut (*counters).copied_bytes[direction as usize], bytes);
         }
+    }
+
+    #[inline(always)]
+    pub fn add_dma(self, device: Device, flow: Flow, bytes: u64) {
+        // SAFETY: a live map value; the indices are in bounds.
+        unsafe {
+            add(
+                &raw mut (*self.0).dma_bytes[device as usize][flow as usize],
+                bytes,
+            );
+        }
+    }
+
+    #[inline(always)]
+    pub fn add_pio(self, flow: Flow, bytes: u64) {
+        // SAFETY: a live map value; the index is in bounds.
+        unsafe { add(&raw mut (*self.0).pio_bytes[flow as usize], bytes) }
+    }
+
+    #[inline(always)]
+    pub fn add_lost(self, reason: Lost, bytes: u64) {
+        // SAFETY: a live map value; the index is in bounds.
+        unsafe { add(&raw mut (*self.0).lost_bytes[reason as usize], bytes) }
     }
 
     /// Copies a command name from kernel memory.

@@ -5,7 +5,7 @@
 //! one, copies inside that call are still counted, but neither calls nor payload are.
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
-use zc_profiler_ebpf::Method;
+use zc_profiler_ebpf::{Lost, Method};
 
 use crate::{
     call,
@@ -81,6 +81,16 @@ fn exit(method: Method, payload: Payload, returned: i64) {
         Payload::Messages => (copied + made.by_reference, made.by_reference),
         Payload::Nothing => (0, 0),
     };
+    let lost = match method {
+        Method::Sendfile | Method::Splice => Some(Lost::SpliceCopied),
+        Method::CopyFileRange => Some(Lost::CopyFileRangeCopied),
+        _ => None,
+    };
+    if let Some(reason) = lost
+        && in_kernel != 0
+    {
+        entry.add_lost(reason, in_kernel.min(returned));
+    }
     // SAFETY: `counters` points into a live map value.
     unsafe {
         add(&raw mut (*counters).calls, 1);

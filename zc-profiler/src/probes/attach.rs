@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{BtfTracePoint, FEntry, FExit, Program, ProgramError},
+    programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError},
 };
 use aya_log::Level;
 use zc_profiler_ebpf::{COLLECTED, KernelLayout, Method, SYSCALLS, SyscallMethods};
@@ -14,7 +14,7 @@ use super::{
     hooks::{self, Attach, Form, Hook},
     status::{State, Status},
 };
-use crate::kernel::{Need, btf::Btf};
+use crate::kernel::{self, Need, btf::Btf};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/zc-profiler-ebpf"));
 
@@ -91,6 +91,8 @@ impl Plan<'_> {
             let arguments = match form.attach {
                 Attach::Tracepoint => self.btf.tracepoint_arguments(form.target),
                 Attach::Fentry | Attach::Fexit => self.btf.function_arguments(form.target),
+                // The kernel's types do not tell of modules.
+                Attach::Kprobe => kernel::in_module(form.target).then_some(form.arguments),
             };
             match arguments {
                 Some(arguments) if arguments == form.arguments => return Ok(form),
@@ -137,6 +139,11 @@ impl Plan<'_> {
                 let program: &mut BtfTracePoint = program.try_into()?;
                 program.load(form.target, self.aya_btf)?;
                 program.attach()?;
+            }
+            Attach::Kprobe => {
+                let program: &mut KProbe = program.try_into()?;
+                program.load()?;
+                program.attach(form.target, 0)?;
             }
         }
         Ok(())
