@@ -5,6 +5,7 @@ mod command_line;
 mod copies;
 mod dma;
 mod expect;
+mod hardware;
 mod network;
 mod processes;
 mod serve;

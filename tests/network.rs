@@ -306,14 +306,14 @@ fn splices_and_copies_of_files_that_copy_are_lost_zero_copy() {
     let source = File::open(path).expect("open");
     let target = File::create("/dev/shm/lost-target").expect("create");
     let (from, to) = (source.as_raw_fd(), target.as_raw_fd());
-    let null = ptr::null_mut();
+    let null = ptr::null_mut::<libc::loff_t>();
     let mut offset = 0;
     let measured = measure(|| {
         // SAFETY: the offset is valid where one is passed.
         unsafe {
             let sent = libc::sendfile(to, from, &raw mut offset, CHUNK);
             assert_eq!(ok("sendfile", sent), CHUNK);
-            let copied = libc::copy_file_range(from, null.cast(), to, null.cast(), CHUNK, 0);
+            let copied = libc::copy_file_range(from, null, to, null, CHUNK, 0);
             assert_eq!(ok("copy_file_range", copied), CHUNK);
         }
     });

@@ -19,6 +19,7 @@ use zc_profiler::{
 pub fn profiler() -> &'static Profiler {
     static PROFILER: OnceLock<Profiler> = OnceLock::new();
     PROFILER.get_or_init(|| {
+        crate::hardware::bring_up();
         Profiler::attach(Scope::System, false)
             .unwrap_or_else(|error| panic!("attaching in the lab kernel: {error}"))
     })

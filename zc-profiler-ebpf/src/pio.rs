@@ -5,7 +5,7 @@ use aya_ebpf::{
     maps::PerCpuArray,
     programs::ProbeContext,
 };
-use zc_profiler_ebpf::Flow;
+use zc_profiler_ebpf::{Flow, ProcessKey};
 
 use crate::process;
 
@@ -49,8 +49,9 @@ fn transferred(ctx: &ProbeContext) {
     let (Some(bytes), Some(write)) = (ctx.arg::<u32>(2), ctx.arg::<i32>(3)) else {
         return;
     };
+    // Under a filter too: nobody else can be charged, and the lab asks what its disk cost.
     if process::enabled()
-        && let Some(entry) = process::kernel()
+        && let Some(entry) = process::at(&ProcessKey::KERNEL)
     {
         let flow = if write & 1 != 0 { Flow::Out } else { Flow::In };
         entry.add_pio(flow, bytes.into());

@@ -27,7 +27,7 @@ pub use run::{Meter, MeterError, Plan, Run};
 pub use signals::Signals;
 pub use target::Target;
 pub use transfer::Calls;
-pub use truth::{Difference, Share, Truth};
+pub use truth::{Difference, Moved, Share, Truth};
 pub use worker::COMMAND;
 
 use crate::ledger::Method;
@@ -123,8 +123,34 @@ const fn always(shares: &'static [Share]) -> Truth {
     Truth {
         because: None,
         shares,
+        moved: None,
     }
 }
+
+const fn moving(moved: Moved, shares: &'static [Share]) -> Truth {
+    Truth {
+        moved: Some(moved),
+        ..always(shares)
+    }
+}
+
+const BY_PIO: Moved = Moved {
+    pio_in: 1,
+    dma_in: 0,
+    sent: 0,
+    lost: 0,
+};
+const BY_DMA: Moved = Moved {
+    pio_in: 0,
+    dma_in: 1,
+    sent: 0,
+    lost: 0,
+};
+const BY_DMA_IN_AND_OUT: Moved = Moved { sent: 1, ..BY_DMA };
+const BY_DMA_AND_LOST: Moved = Moved {
+    lost: 1,
+    ..BY_DMA_IN_AND_OUT
+};
 
 /// Every scenario, in the order of the lab's table.
 pub static SCENARIOS: [Scenario; 12] = [
@@ -133,7 +159,7 @@ pub static SCENARIOS: [Scenario; 12] = [
         source: Source::PioDisk,
         target: Target::Memory,
         theory: theory(2, 2, 0),
-        truths: &[always(&[READ])],
+        truths: &[moving(BY_PIO, &[READ])],
         prepare: cold_read::prepare,
     },
     Scenario {
@@ -141,7 +167,7 @@ pub static SCENARIOS: [Scenario; 12] = [
         source: Source::DmaDisk,
         target: Target::Memory,
         theory: theory(2, 1, 1),
-        truths: &[always(&[READ])],
+        truths: &[moving(BY_DMA, &[READ])],
         prepare: cold_read::prepare,
     },
     Scenario {
@@ -225,6 +251,7 @@ pub static SCENARIOS: [Scenario; 12] = [
                     in_kernel: 1,
                     ..COPY_FILE_RANGE
                 }],
+                moved: None,
             },
             Truth {
                 because: Some("this file system shared the blocks (reflink) and copied nothing"),
@@ -232,6 +259,7 @@ pub static SCENARIOS: [Scenario; 12] = [
                     zero_copy: 1,
                     ..COPY_FILE_RANGE
                 }],
+                moved: None,
             },
         ],
         prepare: plain::<CopyFileRange>,
@@ -241,10 +269,14 @@ pub static SCENARIOS: [Scenario; 12] = [
         source: Source::DmaDisk,
         target: Target::Nic { gather: false },
         theory: theory(2, 1, 2),
-        truths: &[always(&[Share {
-            in_kernel: 1,
-            ..SENDFILE
-        }])],
+        truths: &[moving(
+            BY_DMA_AND_LOST,
+            &[Share {
+                zero_copy: 1,
+                in_kernel: 1,
+                ..SENDFILE
+            }],
+        )],
         prepare: plain::<Sendfile>,
     },
     Scenario {
@@ -252,10 +284,13 @@ pub static SCENARIOS: [Scenario; 12] = [
         source: Source::DmaDisk,
         target: Target::Nic { gather: true },
         theory: theory(2, 0, 2),
-        truths: &[always(&[Share {
-            zero_copy: 1,
-            ..SENDFILE
-        }])],
+        truths: &[moving(
+            BY_DMA_IN_AND_OUT,
+            &[Share {
+                zero_copy: 1,
+                ..SENDFILE
+            }],
+        )],
         prepare: plain::<Sendfile>,
     },
 ];

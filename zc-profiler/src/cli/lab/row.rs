@@ -90,7 +90,7 @@ mod tests {
     use super::super::tables;
     use super::*;
     use crate::{
-        ledger::{Copies, Method, MethodTotals},
+        ledger::{Copies, Lost, Method, MethodTotals},
         workload::{Hardware, Report, SCENARIOS, Scenario, Share, Target, Truth},
     };
 
@@ -108,6 +108,15 @@ mod tests {
             measured: Counters::default(),
             report: Report::default(),
         };
+        if let Some(moved) = truth.moved {
+            run.measured.pio_bytes.into = moved.pio_in * PAYLOAD;
+            run.measured.dma_bytes.block.into = moved.dma_in * PAYLOAD;
+            run.measured.dma_bytes.net.out = moved.sent * PAYLOAD;
+            if moved.lost > 0 {
+                let lost = &mut run.measured.lost_zero_copy_bytes;
+                lost.insert(Lost::SgOff, moved.lost * PAYLOAD);
+            }
+        }
         for share in truth.shares {
             let calls = share.calls_each_chunk * chunks + share.calls_once;
             run.report.calls.add(share.method, calls);
@@ -260,13 +269,13 @@ mod tests {
         };
         assert_eq!(
             line("mmap+write"),
-            "4 2.12 0.00 1 1.00 0.00 1.00 0.00 0.00 2 - 0.00 0.00 OK"
+            "4 2.12 0.00 1 1.00 0.00 1.00 0.00 0.00 0.00 2 0.00 0.00 0.00 OK"
                 .split(' ')
                 .collect::<Vec<_>>()
         );
         assert_eq!(
             line("splice           tcp"),
-            "4 4.00 0.00 0 0.00 0.00 0.00 0.00 2.00 2 - 0.00 0.00 OK"
+            "4 4.00 0.00 0 0.00 0.00 0.00 0.00 0.00 2.00 2 0.00 0.00 0.00 OK"
                 .split(' ')
                 .collect::<Vec<_>>()
         );
