@@ -20,7 +20,7 @@ use zc_profiler::ledger::{
 
 use crate::{
     expect::{Expect, check},
-    support::{measure, ok},
+    support::{measure, ok, path},
 };
 
 /// Chunk and payload; the third chunk is no multiple of a page and the payload none of the chunk.
@@ -33,6 +33,13 @@ const SIZES: [(usize, usize); 4] = [
 
 /// ext4 on a disk, and tmpfs.
 const DIRS: [&str; 2] = ["/lab", "/dev/shm"];
+
+/// For the matrix: the same path on each of [`DIRS`].
+fn path_on_each(what: &str) {
+    for file_system in ["ext4", "tmpfs"] {
+        path(&format!("{what} {file_system}"));
+    }
+}
 
 fn calls(payload: usize, chunk: usize) -> u64 {
     payload.div_ceil(chunk) as u64
@@ -157,6 +164,7 @@ fn reads_of_files_copy_each_byte_once_to_user() {
             assert_eq!(read.to_user.copies, calls, "one copy a call");
         }
     }
+    path_on_each("read");
 }
 
 #[test]
@@ -175,6 +183,7 @@ fn writes_of_files_copy_each_byte_once_from_user() {
             );
         }
     }
+    path_on_each("write");
 }
 
 #[test]
@@ -274,6 +283,8 @@ fn pipes_copy_in_and_out() {
             ],
         );
     }
+    path("pipe read");
+    path("pipe write");
 }
 
 #[test]
@@ -305,6 +316,8 @@ fn tcp_and_unix_streams_copy_in_and_out() {
             assert_eq!(sink.join().expect("sink"), payload);
         }
     }
+    path("TCP write");
+    path("UNIX stream write");
 }
 
 #[test]
@@ -338,6 +351,8 @@ fn send_and_recv_have_methods_of_their_own() {
             ],
         );
     }
+    path("TCP send");
+    path("TCP recv");
 }
 
 #[test]
@@ -378,6 +393,7 @@ fn writing_a_mapping_copies_once_and_faults() {
         );
         assert_eq!(sink.join().expect("sink"), payload);
     }
+    path("mmap, TCP write");
 }
 
 #[test]
@@ -401,6 +417,7 @@ fn sendfile_to_a_socket_copies_nothing() {
             assert_eq!(sink.join().expect("sink"), payload);
         }
     }
+    path_on_each("sendfile to TCP from");
 }
 
 #[test]
@@ -430,6 +447,8 @@ fn sendfile_and_copy_file_range_to_a_file_copy_in_the_kernel() {
             }
         }
     }
+    path_on_each("sendfile to file");
+    path_on_each("copy_file_range");
 }
 
 /// Moves a file through a pipe to a descriptor by splice alone.
@@ -482,6 +501,8 @@ fn splice_passes_pages_to_a_socket_and_copies_them_to_a_file() {
             assert_intact(&out, payload);
         }
     }
+    path_on_each("splice through a pipe to TCP from");
+    path_on_each("splice through a pipe to file");
 }
 
 #[test]
@@ -531,6 +552,9 @@ fn tee_and_vmsplice_into_a_pipe_copy_nothing_and_vmsplice_out_of_it_copies() {
             },
         ],
     );
+    path("tee");
+    path("vmsplice to a pipe");
+    path("vmsplice from a pipe");
 }
 
 #[test]
@@ -576,4 +600,5 @@ fn proc_files_are_counted() {
         &measured.counters,
         &[Expect::of(Method::Read, bytes).copied(ToUser).calls(1)],
     );
+    path("read /proc");
 }

@@ -3,10 +3,13 @@
 
 mod command_line;
 mod copies;
+mod dma;
 mod doctor;
 mod expect;
+mod hardware;
 mod io_uring;
 mod memory;
+mod network;
 mod processes;
 mod ring;
 mod serve;

@@ -3,7 +3,7 @@
 
 use std::{ptr, thread, time::Duration};
 
-use crate::support::{Measured, measure, ok};
+use crate::support::{Measured, measure, ok, path};
 
 fn assert_accounts_agree(measured: &Measured) {
     let (counters, accounts) = (&measured.counters, measured.accounts);
@@ -35,6 +35,7 @@ fn sleeping_is_a_voluntary_switch() {
     });
     assert!(measured.counters.context_switches.voluntary >= 25);
     assert_accounts_agree(&measured);
+    path("voluntary context switches");
 }
 
 #[test]
@@ -51,6 +52,7 @@ fn being_preempted_is_an_involuntary_switch() {
         "three spinners share the CPUs"
     );
     assert_accounts_agree(&measured);
+    path("involuntary context switches");
 }
 
 fn spin(time: Duration) {
@@ -106,6 +108,7 @@ fn a_ping_pong_over_pipes_switches_each_time() {
         4 * ROUNDS as u64,
         "two calls a round"
     );
+    path("mode switches by system calls");
 }
 
 #[test]
@@ -140,6 +143,8 @@ fn first_touches_are_minor_faults_and_mode_switches() {
         2 * measured.counters.page_faults.minor
     );
     assert_eq!(measured.counters.mode_switches.syscall, 2, "one mmap");
+    path("mode switches by page faults");
+    path("minor page faults");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use crate::cache::{self, Cache};
 use crate::kernels::BootFiles;
 use crate::machine::{self, Ending, Input, Limits};
+use crate::output::Output;
 use crate::qemu::{self, Hardware};
 use crate::request::Request;
 
@@ -84,6 +85,7 @@ fn boots(kernel: &BootFiles) -> Result<bool> {
     let hardware = Hardware {
         kernel,
         accel: Accel::Kvm,
+        disk: None,
         share: None,
         forward: None,
     };
@@ -97,7 +99,12 @@ fn boots(kernel: &BootFiles) -> Result<bool> {
         boot: PROBE_LIMIT,
         total: Some(PROBE_LIMIT),
     };
-    let ending = machine::run(&hardware, &request, Input::Nothing, limits)?;
+    let ending = machine::run(
+        &hardware,
+        &request,
+        (Input::Nothing, Output::ours()),
+        limits,
+    )?;
     if let Ending::Interrupted(signal) = ending {
         anyhow::bail!("interrupted by signal {signal}");
     }

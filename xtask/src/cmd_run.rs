@@ -9,20 +9,23 @@ use anyhow::{Context, Result, anyhow, bail};
 use tempfile::TempDir;
 
 use crate::cmd_vm::Guest;
+use crate::kernels::{self, BootFiles};
 use crate::machine::Input;
+use crate::output::Output;
 use crate::qemu::Forward;
-use crate::setup::{self, KernelChoice, Lab};
+use crate::setup::{self, KernelChoices, Lab};
+use crate::terminal::Signals;
 use crate::{artifacts, terminal};
 
 /// Builds everything, boots the lab machine and runs the lab in it
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    kernel: KernelChoice,
+    kernels: KernelChoices,
     /// Runs the lab on this machine's own kernel instead
     #[arg(long, conflicts_with_all = ["kernel", "modules"])]
     host: bool,
-    /// Writes the lab's results to this file
+    /// Writes the lab's results to this file; of several kernels, to one each: FILE's name and the kernel's
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// The port of this machine that serves the metrics [default: 9464, or another if it is taken]
@@ -51,64 +54,144 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
         setup::prepare_compiler()?;
         None
     } else {
-        Some(setup::prepare(&arguments.kernel)?)
+        Some(setup::prepare(&arguments.kernels.or(kernels::DEFAULT)?)?)
     };
     let profiler = artifacts::profiler()?;
-    let exchange = tempfile::Builder::new()
-        .prefix("zc-lab-results-")
-        .tempdir()
-        .context("cannot create a temporary directory: set TMPDIR to a writable one")?;
-    let results = exchange.path().join("lab.json");
-    eprintln!("metrics: http://127.0.0.1:{port}/metrics");
-
-    let code = match lab {
-        Some(lab) => run_inside(arguments, &lab, &profiler, port, &results)?,
-        None => run_here(arguments, &profiler, port, &results)?,
+    let run = Run {
+        arguments,
+        profiler: &profiler,
+        port,
     };
-    match &arguments.json {
-        Some(file) if results.exists() => {
-            std::fs::copy(&results, file)
-                .with_context(|| format!("cannot write {}", file.display()))?;
-        }
-        Some(_) if code == 0 => bail!("the lab ended well but wrote no results"),
-        _ => {}
+    let Some(lab) = lab else {
+        return run.and_keep(arguments.json.as_deref(), |results| run.here(results));
+    };
+    if arguments.hold && lab.kernels.len() > 1 {
+        bail!("--hold goes with one kernel: the first would be held for ever");
     }
-    Ok(code)
+    let mut failed = Vec::new();
+    for kernel in &lab.kernels {
+        let file = arguments
+            .json
+            .as_deref()
+            .map(|file| match lab.kernels.len() {
+                1 => file.to_owned(),
+                _ => named_after(file, &kernel.name),
+            });
+        let code = run.and_keep(file.as_deref(), |results| run.inside(&lab, kernel, results))?;
+        if lab.kernels.len() == 1 || code > 128 {
+            return Ok(code);
+        }
+        if code != 0 {
+            failed.push(&*kernel.name);
+        }
+    }
+    if failed.is_empty() {
+        return Ok(0);
+    }
+    eprintln!("xtask run: the lab failed on {}", failed.join(", "));
+    Ok(1)
 }
 
-fn run_inside(
-    arguments: &Arguments,
-    lab: &Lab,
-    profiler: &Path,
-    port: u16,
-    results: &Path,
-) -> Result<i32> {
-    let listen = format!("0.0.0.0:{METRICS_PORT}");
-    let mut command = vec!["zc-profiler".to_owned()];
-    command.extend(lab_arguments(
-        arguments,
-        Path::new("/lab"),
-        &listen,
-        results,
-    ));
-    let guest = Guest {
-        command,
-        directory: std::env::current_dir().context("cannot read the current directory")?,
-        environment: Vec::new(),
-        profiler,
-        input: Input::Nothing,
-        terminal: None,
-        share: results.parent(),
-        forward: Some(Forward {
-            host: port,
-            guest: METRICS_PORT,
-        }),
-        limit: match arguments.timeout {
-            Some(seconds) => Some(Duration::from_secs(seconds)),
-            None => (!arguments.hold).then_some(TIMEOUT),
-        },
+/// One more part of a file's name: `lab.json` of 6.1 is `lab-6.1.json`.
+fn named_after(file: &Path, kernel: &str) -> PathBuf {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let name = match file.extension() {
+        Some(extension) => format!("{stem}-{kernel}.{}", extension.to_string_lossy()),
+        None => format!("{stem}-{kernel}"),
     };
-    Ok(guest.run(lab)?.exit_code())
+    file.with_file_name(name)
+}
+
+struct Run<'a> {
+    arguments: &'a Arguments,
+    profiler: &'a Path,
+    port: u16,
+}
+
+impl Run<'_> {
+    /// Runs the lab, which writes its results where it is told, and keeps them in `file`.
+    fn and_keep(&self, file: Option<&Path>, lab: impl FnOnce(&Path) -> Result<i32>) -> Result<i32> {
+        let exchange = tempfile::Builder::new()
+            .prefix("zc-lab-results-")
+            .tempdir()
+            .context("cannot create a temporary directory: set TMPDIR to a writable one")?;
+        let results = exchange.path().join("lab.json");
+        eprintln!("metrics: http://127.0.0.1:{}/metrics", self.port);
+        let code = lab(&results)?;
+        match file {
+            Some(file) if results.exists() => {
+                std::fs::copy(&results, file)
+                    .with_context(|| format!("cannot write {}", file.display()))?;
+            }
+            Some(_) if code == 0 => bail!("the lab ended well but wrote no results"),
+            _ => {}
+        }
+        Ok(code)
+    }
+
+    fn inside(&self, lab: &Lab, kernel: &BootFiles, results: &Path) -> Result<i32> {
+        let listen = format!("0.0.0.0:{METRICS_PORT}");
+        // Brings the hardware up, and tells the lab what it is called.
+        let mut command = ["zc-hardware", "lab", "zc-profiler"]
+            .map(str::to_owned)
+            .to_vec();
+        command.extend(lab_arguments(
+            self.arguments,
+            Path::new("/lab"),
+            &listen,
+            results,
+        ));
+        let guest = Guest {
+            command,
+            directory: std::env::current_dir().context("cannot read the current directory")?,
+            environment: Vec::new(),
+            profiler: self.profiler,
+            input: Input::Nothing,
+            output: Output::ours(),
+            terminal: None,
+            share: results.parent(),
+            forward: Some(Forward {
+                host: self.port,
+                guest: METRICS_PORT,
+            }),
+            limit: match self.arguments.timeout {
+                Some(seconds) => Some(Duration::from_secs(seconds)),
+                None => (!self.arguments.hold).then_some(TIMEOUT),
+            },
+        };
+        Ok(guest.run(lab, kernel)?.exit_code())
+    }
+
+    /// Ctrl-C reaches the lab by itself; this process waits for its end to tidy up.
+    fn here(&self, results: &Path) -> Result<i32> {
+        let directory = TempDir::new().context("cannot create a temporary directory")?;
+        let listen = format!("127.0.0.1:{}", self.port);
+        let mut command = Command::new(self.profiler);
+        command.args(lab_arguments(
+            self.arguments,
+            directory.path(),
+            &listen,
+            results,
+        ));
+        terminal::hold_signals();
+        let mut signals = Signals::default();
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.profiler.display()))?;
+        let pid = libc::pid_t::try_from(child.id()).context("a process id out of range")?;
+        loop {
+            if let Some(status) = child.try_wait().context("cannot wait for the lab")? {
+                return Ok(exit_code(status));
+            }
+            if let Some(signal) = signals.take()
+                && signal != libc::SIGINT
+            {
+                // SAFETY: sends a signal to our own child, which has not been waited for.
+                unsafe { libc::kill(pid, signal) };
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 fn lab_arguments(
@@ -166,31 +249,6 @@ fn choose_port(wanted: Option<u16>) -> Result<u16> {
     }
 }
 
-/// Ctrl-C reaches the lab by itself; this process waits for its end to tidy up.
-fn run_here(arguments: &Arguments, profiler: &Path, port: u16, results: &Path) -> Result<i32> {
-    let directory = TempDir::new().context("cannot create a temporary directory")?;
-    let listen = format!("127.0.0.1:{port}");
-    let mut command = Command::new(profiler);
-    command.args(lab_arguments(arguments, directory.path(), &listen, results));
-    terminal::hold_signals();
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot start {}", profiler.display()))?;
-    let pid = libc::pid_t::try_from(child.id()).context("a process id out of range")?;
-    loop {
-        if let Some(status) = child.try_wait().context("cannot wait for the lab")? {
-            return Ok(exit_code(status));
-        }
-        if let Some(signal) = terminal::take_signal()
-            && signal != libc::SIGINT
-        {
-            // SAFETY: sends a signal to our own child, which has not been waited for.
-            unsafe { libc::kill(pid, signal) };
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn exit_code(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
     status
@@ -209,6 +267,13 @@ mod tests {
         let error = choose_port(Some(port)).unwrap_err().to_string();
         assert!(error.contains(&format!("port {port}")), "{error}");
         assert!(choose_port(None).is_ok());
+    }
+
+    #[test]
+    fn several_kernels_have_a_file_each() {
+        let named = |file| named_after(Path::new(file), "6.1");
+        assert_eq!(named("/a/lab.json"), Path::new("/a/lab-6.1.json"));
+        assert_eq!(named("lab"), Path::new("lab-6.1"));
     }
 
     #[test]

@@ -1,27 +1,36 @@
-//! `cargo xtask test`: formatting, lints, unit tests here, and end-to-end tests in the lab machine.
+//! `cargo xtask test`: formatting, lints and unit tests here, and end-to-end tests in the lab machine
+//! on every kernel.
 
-use std::path::Path;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::cmd_vm::Guest;
-use crate::machine::Input;
-use crate::setup::{self, KernelChoice, Lab};
+use crate::kernels::{self, BootFiles};
+use crate::machine::{Ending, Input};
+use crate::matrix::{self, Column, Matrix};
+use crate::output::Output;
+use crate::setup::{self, KernelChoices, Lab};
 use crate::{artifacts, command};
 
-/// Runs every test
+/// Runs every test, those of the lab machine on all kernels unless --kernel names one
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    kernel: KernelChoice,
+    kernels: KernelChoices,
+    /// How many lab machines run at the same time [default: 2, or 1 if there is but one CPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    machines: Option<u16>,
     /// Arguments for the end-to-end tests' runner, such as a part of a test's name
     #[arg(last = true, value_name = "TEST ARGS")]
     tests: Vec<String>,
 }
 
-const TIMEOUT: Duration = Duration::from_hours(1);
+const TIMEOUT: Duration = Duration::from_mins(20);
 
 /// Steps that are cargo commands: all at one profile, so that they share what they build.
 const CARGO_STEPS: [&[&str]; 3] = [
@@ -46,7 +55,7 @@ const CARGO_STEPS: [&[&str]; 3] = [
 
 pub fn run(arguments: &Arguments) -> Result<i32> {
     let start = Instant::now();
-    let lab = setup::prepare(&arguments.kernel)?;
+    let lab = setup::prepare(&arguments.kernels.or(kernels::ALL)?)?;
     for words in CARGO_STEPS {
         let mut cargo = artifacts::cargo();
         step(&format!("cargo {}", words.join(" ")), || {
@@ -61,15 +70,21 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
     let (profiler, tests) = step("build of the end-to-end tests", || {
         Ok((artifacts::profiler()?, artifacts::end_to_end_tests()?))
     })?;
-    step(&format!("end-to-end tests on {}", lab.kernel.title), || {
-        for test in &tests {
-            match end_to_end(&lab, &profiler, test, &arguments.tests)? {
-                0 => {}
-                code => bail!("{} failed with exit code {code}", test.display()),
-            }
-        }
-        Ok(())
-    })?;
+    let suite = Suite {
+        lab: &lab,
+        profiler,
+        tests,
+        filters: &arguments.tests,
+        machines: machines(arguments.machines).min(lab.kernels.len()),
+    };
+    let (columns, failed) = suite.on_every_kernel();
+    let matrix = Matrix(columns);
+    if !matrix.is_empty() {
+        println!("\n{matrix}");
+    }
+    if !failed.is_empty() {
+        bail!("the end-to-end tests failed on {}", failed.join(", "));
+    }
     println!("xtask test: ok in {} s", start.elapsed().as_secs());
     Ok(0)
 }
@@ -104,24 +119,111 @@ fn ebpf_clippy(lab: &Lab) -> Command {
     command
 }
 
-fn end_to_end(lab: &Lab, profiler: &Path, program: &Path, filters: &[String]) -> Result<i32> {
-    let package = artifacts::root().join("tests");
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    let mut command = vec![text(program), "--test-threads=1".to_owned()];
-    command.extend(filters.iter().cloned());
-    let guest = Guest {
-        command,
-        environment: vec![
-            ("ZC_PROMTOOL".into(), text(&lab.promtool)),
-            ("CARGO_MANIFEST_DIR".into(), text(&package)),
-        ],
-        directory: package,
-        profiler,
-        input: Input::Nothing,
-        terminal: None,
-        share: None,
-        forward: None,
-        limit: Some(TIMEOUT),
-    };
-    Ok(guest.run(lab)?.exit_code())
+/// The end-to-end tests, which every kernel runs in a machine of its own.
+struct Suite<'a> {
+    lab: &'a Lab,
+    profiler: PathBuf,
+    tests: Vec<PathBuf>,
+    filters: &'a [String],
+    /// How many run at the same time.
+    machines: usize,
+}
+
+impl Suite<'_> {
+    /// What each kernel has proven, and the names of those where a test failed.
+    fn on_every_kernel(&self) -> (Vec<(String, Column)>, Vec<String>) {
+        let kernels = &self.lab.kernels;
+        let queue = Mutex::new(kernels.iter().enumerate().collect::<VecDeque<_>>());
+        let finished = Mutex::new(Vec::new());
+        let work = || {
+            let next = || lock(&queue).pop_front();
+            while let Some((index, kernel)) = next() {
+                let title = format!("end-to-end tests on {}", kernel.title);
+                let mut column = Column::new();
+                let result = step(&title, || self.on_one(kernel, &mut column));
+                lock(&finished).push((index, column, result));
+            }
+        };
+        // The thread that starts a machine must outlive it.
+        std::thread::scope(|scope| {
+            for _ in 0..self.machines {
+                scope.spawn(work);
+            }
+        });
+        let mut finished = finished
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        finished.sort_by_key(|(index, ..)| *index);
+        let (mut columns, mut failed) = (Vec::new(), Vec::new());
+        for (index, column, result) in finished {
+            let name = &kernels[index].name;
+            if let Err(error) = result {
+                eprintln!("error: {name}: {error:#}");
+                failed.push(name.clone());
+            }
+            columns.push((name.clone(), column));
+        }
+        (columns, failed)
+    }
+
+    /// What this kernel has proven goes into `column`, also if a test fails.
+    fn on_one(&self, kernel: &BootFiles, column: &mut Column) -> Result<()> {
+        let exchange = tempfile::Builder::new()
+            .prefix("zc-lab-paths-")
+            .tempdir()
+            .context("cannot create a temporary directory: set TMPDIR to a writable one")?;
+        let paths = exchange.path().join("paths");
+        let mut codes = Vec::new();
+        for test in &self.tests {
+            match self.run(kernel, test, &paths)? {
+                Ending::Interrupted(signal) => bail!("interrupted by signal {signal}"),
+                ending => codes.push(ending.exit_code()),
+            }
+        }
+        *column = matrix::read(&paths)?;
+        match codes.iter().find(|code| **code != 0) {
+            Some(code) => bail!("exit code {code}"),
+            None => Ok(()),
+        }
+    }
+
+    fn run(&self, kernel: &BootFiles, program: &Path, paths: &Path) -> Result<Ending> {
+        let package = artifacts::root().join("tests");
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut command = vec![text(program), "--test-threads=1".to_owned()];
+        command.extend(self.filters.iter().cloned());
+        let guest = Guest {
+            command,
+            environment: vec![
+                ("ZC_PROMTOOL".into(), text(&self.lab.promtool)),
+                ("CARGO_MANIFEST_DIR".into(), text(&package)),
+                (matrix::VARIABLE.into(), text(paths)),
+            ],
+            directory: package,
+            profiler: &self.profiler,
+            input: Input::Nothing,
+            output: if self.machines > 1 {
+                Output::named(&kernel.name)
+            } else {
+                Output::ours()
+            },
+            terminal: None,
+            share: paths.parent(),
+            forward: None,
+            limit: Some(TIMEOUT),
+        };
+        guest.run(self.lab, kernel)
+    }
+}
+
+/// An emulated machine keeps one CPU busy; more than two would only share the memory's bandwidth.
+fn machines(wanted: Option<u16>) -> usize {
+    match wanted {
+        Some(wanted) => wanted.into(),
+        None => std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(2)),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

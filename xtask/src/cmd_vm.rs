@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::kernels::BootFiles;
 use crate::machine::{self, Ending, Input, Limits};
+use crate::output::Output;
 use crate::qemu::{Forward, Hardware};
-use crate::request::Request;
+use crate::request::{GUEST_PROGRAMS, Request};
 use crate::setup::{KernelChoice, Lab};
 use crate::{accel, artifacts, setup, terminal};
 
@@ -31,7 +33,7 @@ const TIMEOUT: Duration = Duration::from_mins(10);
 
 pub fn run(arguments: Arguments) -> Result<i32> {
     let share = arguments.share.as_deref().map(shareable).transpose()?;
-    let lab = setup::prepare(&arguments.kernel)?;
+    let lab = setup::prepare(std::slice::from_ref(&arguments.kernel))?;
     let profiler = artifacts::profiler()?;
 
     let interactive = arguments.command.is_empty() && terminal::is_interactive();
@@ -46,6 +48,7 @@ pub fn run(arguments: Arguments) -> Result<i32> {
         environment: Vec::new(),
         profiler: &profiler,
         input: Input::Ours,
+        output: Output::ours(),
         terminal: interactive.then(|| terminal::size().unwrap_or((24, 80))),
         share: share.as_deref(),
         forward: None,
@@ -54,7 +57,7 @@ pub fn run(arguments: Arguments) -> Result<i32> {
             None => (!interactive).then_some(TIMEOUT),
         },
     };
-    Ok(guest.run(&lab)?.exit_code())
+    Ok(guest.run(&lab, &lab.kernels[0])?.exit_code())
 }
 
 fn shareable(directory: &Path) -> Result<PathBuf> {
@@ -79,6 +82,7 @@ pub struct Guest<'a> {
     /// Its directory goes first on the PATH.
     pub profiler: &'a Path,
     pub input: Input,
+    pub output: Output,
     pub terminal: Option<(u16, u16)>,
     pub share: Option<&'a Path>,
     pub forward: Option<Forward>,
@@ -88,9 +92,9 @@ pub struct Guest<'a> {
 const PASSED_ON: [&str; 3] = ["HOME", "TERM", "RUST_BACKTRACE"];
 
 impl Guest<'_> {
-    pub fn run(self, lab: &Lab) -> Result<Ending> {
-        let choice = accel::choose(&lab.cache, &lab.kernel)?;
-        eprintln!("vm: {}, {}", lab.kernel.title, choice.reason);
+    pub fn run(self, lab: &Lab, kernel: &BootFiles) -> Result<Ending> {
+        let choice = accel::choose(&lab.cache, kernel)?;
+        eprintln!("vm: {}, {}", kernel.title, choice.reason);
         let request = Request {
             environment: self.environment(),
             directory: self.directory.to_string_lossy().into_owned(),
@@ -98,18 +102,27 @@ impl Guest<'_> {
             terminal: self.terminal,
         };
         let hardware = Hardware {
-            kernel: &lab.kernel,
+            kernel,
             accel: choice.accel,
+            disk: Some(&lab.disk),
             share: self.share,
             forward: self.forward,
         };
-        machine::run(&hardware, &request, self.input, Limits::total(self.limit))
+        machine::run(
+            &hardware,
+            &request,
+            (self.input, self.output),
+            Limits::total(self.limit),
+        )
     }
 
     fn environment(&self) -> Vec<(String, String)> {
         let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".into());
         let own = self.profiler.parent().unwrap_or(Path::new("/"));
-        let path = ("PATH".to_owned(), format!("{}:{path}", own.display()));
+        let path = (
+            "PATH".to_owned(),
+            format!("{}:{path}:{GUEST_PROGRAMS}", own.display()),
+        );
         let passed = PASSED_ON
             .iter()
             .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));

@@ -44,6 +44,8 @@ const RELEASES: [Release; 4] = [
 ];
 
 pub const DEFAULT: &str = "6.1";
+/// Names every kernel of the table.
+pub const ALL: &str = "all";
 /// Names the running kernel of this machine.
 const HOST: &str = "host";
 const META_PACKAGE: &str = "linux-image-amd64";
@@ -57,11 +59,15 @@ const PARTS: [&str; 4] = [
 
 /// What QEMU needs to boot a kernel.
 pub struct BootFiles {
+    /// As the user names it: "6.1".
+    pub name: String,
     /// For people: "Linux 6.1.0-1-amd64".
     pub title: String,
     pub image: PathBuf,
     /// The initial RAM disk, but for what each boot adds.
     pub archive: PathBuf,
+    /// A directory of the modules that the guest loads later, and their order.
+    pub drivers: PathBuf,
     /// Shown as /lib/modules/VERSION inside.
     pub modules: Option<PathBuf>,
 }
@@ -70,6 +76,18 @@ pub struct BootFiles {
 enum Source {
     Debian(&'static Release),
     Own { image: PathBuf, modules: PathBuf },
+}
+
+/// The kernels that a name of the command line stands for.
+pub fn named(name: &str) -> Vec<String> {
+    if name == ALL {
+        RELEASES
+            .iter()
+            .map(|release| release.name.to_owned())
+            .collect()
+    } else {
+        vec![name.to_owned()]
+    }
 }
 
 /// Makes the kernel that the user named ready; quick if it is.
@@ -91,7 +109,7 @@ pub fn prepare(
             assemble(
                 &directory,
                 busybox,
-                title,
+                (name.to_owned(), title),
                 &directory.join("vmlinuz"),
                 &directory.join("modules"),
             )
@@ -107,7 +125,7 @@ pub fn prepare(
             assemble(
                 &directory,
                 busybox,
-                image.display().to_string(),
+                (name.to_owned(), image.display().to_string()),
                 &image,
                 &modules,
             )
@@ -248,14 +266,14 @@ fn is_part(package: &str) -> bool {
 fn assemble(
     directory: &Path,
     busybox: &Path,
-    title: String,
+    (name, title): (String, String),
     image: &Path,
     modules: &Path,
 ) -> Result<BootFiles> {
     let vmlinux = directory.join("vmlinux");
     let archive = directory.join("initrd");
     let recipe = directory.join("recipe");
-    let wanted = recipe_of(&[busybox, image, modules])?;
+    let wanted = recipe_of(modules::fingerprint(), &[busybox, image, modules])?;
     if fs::read_to_string(&recipe).ok().as_deref() != Some(&wanted) {
         eprintln!("setup: preparing {title} for the lab…");
         let _ = fs::remove_file(&vmlinux);
@@ -270,7 +288,9 @@ fn assemble(
         cache::write_if_changed(&archive, &base_archive(busybox, modules)?)?;
         cache::write_if_changed(&recipe, wanted.as_bytes())?;
     }
+    let drivers = prepare_drivers(directory, modules)?;
     Ok(BootFiles {
+        name,
         title,
         image: if vmlinux.exists() {
             vmlinux
@@ -278,13 +298,45 @@ fn assemble(
             image.to_owned()
         },
         archive,
+        drivers,
         modules: Some(modules.to_owned()),
     })
 }
 
+/// Writes the drivers into a directory of their own, which the guest sees as it sees all files here.
+fn prepare_drivers(directory: &Path, modules: &Path) -> Result<PathBuf> {
+    let drivers = directory.join("drivers");
+    let recipe = drivers.join("recipe");
+    let wanted = recipe_of(modules::drivers_fingerprint(), &[modules])?;
+    if fs::read_to_string(&recipe).ok().as_deref() != Some(&wanted) {
+        fs::create_dir_all(&drivers)
+            .with_context(|| format!("cannot create {}", drivers.display()))?;
+        let order = write_modules(&modules::drivers(modules)?, |name, content| {
+            cache::write_if_changed(&drivers.join(name), content)
+        })?;
+        cache::write_if_changed(&drivers.join("order"), order.as_bytes())?;
+        cache::write_if_changed(&recipe, wanted.as_bytes())?;
+    }
+    Ok(drivers)
+}
+
+/// Writes each module as NAME.ko; the names in order, a line each.
+fn write_modules(
+    modules: &[modules::Module],
+    mut write: impl FnMut(&str, &[u8]) -> Result<()>,
+) -> Result<String> {
+    let mut order = String::new();
+    for module in modules {
+        order.push_str(&module.name);
+        order.push('\n');
+        write(&format!("{}.ko", module.name), &module.content)?;
+    }
+    Ok(order)
+}
+
 /// Changes when anything that goes into a prepared kernel does.
-fn recipe_of(inputs: &[&Path]) -> Result<String> {
-    let mut recipe = vec![modules::fingerprint()];
+fn recipe_of(fingerprint: String, inputs: &[&Path]) -> Result<String> {
+    let mut recipe = vec![fingerprint];
     for path in inputs {
         let data = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
         let modified = data.modified().context("no time stamp")?;
@@ -303,12 +355,10 @@ fn base_archive(busybox: &Path, modules: &Path) -> Result<Vec<u8>> {
     let busybox =
         fs::read(busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
     cpio.file("bin/busybox", &busybox);
-    let mut order = String::new();
-    for module in modules::load_order(modules)? {
-        order.push_str(&module.name);
-        order.push('\n');
-        cpio.file(&format!("modules/{}.ko", module.name), &module.content);
-    }
+    let order = write_modules(&modules::load_order(modules)?, |name, content| {
+        cpio.file(&format!("modules/{name}"), content);
+        Ok(())
+    })?;
     cpio.file("modules/order", order.as_bytes());
     Ok(cpio.finish())
 }
@@ -334,6 +384,12 @@ mod tests {
                     .all(|other| other.name != release.name)
             );
         }
+    }
+
+    #[test]
+    fn all_are_those_of_the_table() {
+        assert_eq!(named(ALL), ["5.10", "6.1", "6.12", "7"]);
+        assert_eq!(named("host"), ["host"]);
     }
 
     #[test]

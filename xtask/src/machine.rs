@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::output::Output;
 use crate::qemu::{Hardware, Qemu};
 use crate::request::Request;
-use crate::terminal;
+use crate::terminal::{self, Signals};
 
 /// How long the parts of a machine's life may take.
 #[derive(Clone, Copy)]
@@ -88,11 +89,11 @@ enum Event {
     Unread,
 }
 
-/// Boots, runs the request with this process's own streams, and shuts down.
+/// Boots, runs the request, and shuts down.
 pub fn run(
     hardware: &Hardware<'_>,
     request: &Request,
-    input: Input,
+    (input, output): (Input, Output),
     limits: Limits,
 ) -> Result<Ending> {
     terminal::hold_signals();
@@ -113,8 +114,8 @@ pub fn run(
     let (control, stdin) = (share(control)?, share(stdin)?);
     let (sender, events) = channel();
     let pumps = [
-        pump(share(stdout)?, io::stdout(), sender.clone()),
-        pump(share(stderr)?, io::stderr(), sender.clone()),
+        pump(share(stdout)?, output.stdout, sender.clone()),
+        pump(share(stderr)?, output.stderr, sender.clone()),
     ];
 
     listen(share(&control)?, sender);
@@ -156,6 +157,7 @@ fn supervise(
     let start = Instant::now();
     let mut stdin = Some(stdin);
     let mut interrupted: Option<(i32, Instant)> = None;
+    let mut signals = Signals::default();
     loop {
         match events.recv_timeout(TICK) {
             Ok(Event::Ready) => {
@@ -174,7 +176,7 @@ fn supervise(
             Err(RecvTimeoutError::Timeout) => {}
         }
         let running = stdin.is_none();
-        if let Some(signal) = terminal::take_signal() {
+        if let Some(signal) = signals.take() {
             if !running || interrupted.is_some() {
                 return Ok(Ending::Interrupted(signal));
             }

@@ -8,12 +8,15 @@ mod cmd_run;
 mod cmd_test;
 mod cmd_vm;
 mod command;
+mod disk;
 mod elf;
 mod guest;
 mod initrd;
 mod kernels;
 mod machine;
+mod matrix;
 mod modules;
+mod output;
 mod qemu;
 mod request;
 mod setup;
@@ -31,7 +34,7 @@ use clap::Parser;
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
     /// Brings in what building and testing need and this machine lacks
-    Setup(setup::KernelChoice),
+    Setup(setup::KernelChoices),
     Run(cmd_run::Arguments),
     Test(cmd_test::Arguments),
     Vm(cmd_vm::Arguments),
@@ -55,10 +58,12 @@ fn main() -> ExitCode {
 fn perform(task: Task) -> Result<i32> {
     match task {
         Task::Setup(kernel) => {
-            let lab = setup::prepare(&kernel)?;
+            let lab = setup::prepare(&kernel.or(kernels::DEFAULT)?)?;
+            let titles: Vec<&str> = lab.kernels.iter().map(|kernel| &*kernel.title).collect();
             eprintln!(
                 "setup: ready ({}; eBPF compiler: {})",
-                lab.kernel.title, lab.compiler.name
+                titles.join(", "),
+                lab.compiler.name
             );
             Ok(0)
         }

@@ -30,6 +30,9 @@ const fn optional(name: &'static str) -> Wanted {
     }
 }
 
+/// Of hardware that no boot waits for: the guest loads them when the lab wants it.
+const DRIVERS: [Wanted; 3] = [optional("ata_piix"), optional("sd_mod"), optional("e1000")];
+
 const WANTED: [Wanted; 10] = [
     required("virtio_pci"),
     required("virtio_console"),
@@ -49,14 +52,31 @@ pub fn fingerprint() -> String {
     WANTED.map(|wanted| wanted.name).join(" ")
 }
 
-/// A module as it goes into the initial RAM disk.
+/// The same for the drivers.
+pub fn drivers_fingerprint() -> String {
+    DRIVERS.map(|wanted| wanted.name).join(" ")
+}
+
+/// A module, uncompressed.
 pub struct Module {
     pub name: String,
     pub content: Vec<u8>,
 }
 
-/// The wanted modules found under `directory`, every one after those it depends on.
+/// What the boot needs of the modules under `directory`, every one after those it depends on.
 pub fn load_order(directory: &Path) -> Result<Vec<Module>> {
+    collect(directory, &WANTED)
+}
+
+/// The drivers that the guest loads later, in the same order, and what else they need.
+pub fn drivers(directory: &Path) -> Result<Vec<Module>> {
+    let at_boot = load_order(directory)?;
+    let mut drivers = collect(directory, &DRIVERS)?;
+    drivers.retain(|driver| at_boot.iter().all(|module| module.name != driver.name));
+    Ok(drivers)
+}
+
+fn collect(directory: &Path, wanted: &[Wanted]) -> Result<Vec<Module>> {
     let mut files = BTreeMap::new();
     let mut builtin = BTreeSet::new();
     scan(directory, &mut files, &mut builtin)?;
@@ -68,7 +88,7 @@ pub fn load_order(directory: &Path) -> Result<Vec<Module>> {
         loaded: BTreeSet::new(),
         order: Vec::new(),
     };
-    for wanted in &WANTED {
+    for wanted in wanted {
         let found = collector.visit(wanted.name)?;
         // A list of built-in modules need not exist; without one, hope that it is built in.
         if !found && wanted.required && !builtin.is_empty() && !builtin.contains(wanted.name) {
@@ -223,6 +243,23 @@ mod tests {
         let dir = tree(&[("9p.ko", "depends=\0")], BUILTIN);
         let error = load_order(dir.path()).err().unwrap().to_string();
         assert!(error.contains("no module ext4"), "{error}");
+    }
+
+    #[test]
+    fn drivers_leave_out_what_the_boot_has_loaded() {
+        let dir = tree(
+            &[
+                ("9p.ko", "depends=\0"),
+                ("ext4.ko", "depends=crc16\0"),
+                ("crc16.ko", "depends=\0"),
+                ("sd_mod.ko", "depends=scsi_mod,crc16\0"),
+                ("scsi_mod.ko", "depends=\0"),
+            ],
+            BUILTIN,
+        );
+        let drivers = drivers(dir.path()).unwrap();
+        let names: Vec<_> = drivers.iter().map(|module| module.name.as_str()).collect();
+        assert_eq!(names, ["scsi_mod", "sd_mod"]);
     }
 
     #[test]

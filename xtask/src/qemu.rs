@@ -27,6 +27,8 @@ pub struct Forward {
 pub struct Hardware<'a> {
     pub kernel: &'a BootFiles,
     pub accel: Accel,
+    /// What the lab's two IDE disks hold; nothing that is written to them is kept.
+    pub disk: Option<&'a Path>,
     /// A directory of this machine that the guest may write to, at the same path.
     pub share: Option<&'a Path>,
     pub forward: Option<Forward>,
@@ -37,6 +39,14 @@ const PORTS: [&str; 4] = ["control", "stdin", "stdout", "stderr"];
 const MEMORY_MIB: u32 = 1024;
 const SCRATCH_DISK: &str = "1G";
 const INIT: &str = include_str!("guest/init.sh");
+const HARDWARE: &str = include_str!("guest/hardware.sh");
+/// By which the guest's init knows the NIC that leads to the host.
+const HOST_NIC: &str = "52:54:00:00:00:01";
+/// The lab's own NICs and the addresses by which `zc-hardware` knows them; a wire joins the two.
+const WIRED_NICS: [(&str, &str); 2] = [
+    ("e1000", "52:54:00:00:01:01"),
+    ("virtio-net-pci", "52:54:00:00:01:02"),
+];
 
 /// A running machine; dropping it ends it.
 pub struct Qemu {
@@ -200,7 +210,27 @@ fn arguments(
             "-netdev",
             format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{host}-:{guest}"),
         );
-        add("-device", "virtio-net-pci,netdev=net,romfile=".into());
+        add(
+            "-device",
+            format!("virtio-net-pci,netdev=net,mac={HOST_NIC},romfile="),
+        );
+    }
+    if let Some(disk) = hardware.disk {
+        let disk = escaped(disk);
+        for port in 0..2 {
+            add(
+                "-drive",
+                format!("file={disk},format=raw,if=none,id=ide{port},snapshot=on"),
+            );
+            add("-device", format!("ide-hd,drive=ide{port},bus=ide.{port}"));
+        }
+    }
+    for (number, (model, mac)) in WIRED_NICS.iter().enumerate() {
+        add("-netdev", format!("hubport,id=wire{number},hubid=0"));
+        add(
+            "-device",
+            format!("{model},netdev=wire{number},mac={mac},romfile="),
+        );
     }
     words
 }
@@ -220,6 +250,11 @@ fn write_initrd(directory: &Path, hardware: &Hardware<'_>, request: &Request) ->
         "request/modules",
         text(hardware.kernel.modules.as_deref()).as_bytes(),
     );
+    cpio.file(
+        "request/drivers",
+        text(Some(&hardware.kernel.drivers)).as_bytes(),
+    );
+    cpio.file("request/zc-hardware", HARDWARE.as_bytes());
     cpio.file("request/json", request.to_json().as_bytes());
     cpio.file("init", INIT.as_bytes());
 
@@ -268,14 +303,17 @@ mod tests {
 
     fn words(accel: Accel, share: Option<&Path>, forward: Option<Forward>) -> String {
         let kernel = BootFiles {
+            name: "6.1".into(),
             title: "Linux".into(),
             image: "/k/vmlinux".into(),
             archive: "/k/boot.cpio".into(),
+            drivers: "/k/drivers".into(),
             modules: None,
         };
         let hardware = Hardware {
             kernel: &kernel,
             accel,
+            disk: Some(Path::new("/p")),
             share,
             forward,
         };
@@ -290,8 +328,16 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_network_only_for_a_forwarded_port() {
-        assert!(!words(Accel::Kvm, None, None).contains("netdev"));
+    fn the_scripts_know_every_nic_by_its_address() {
+        assert!(INIT.contains(HOST_NIC));
+        for (_, mac) in WIRED_NICS {
+            assert!(HARDWARE.contains(mac), "{mac}");
+        }
+    }
+
+    #[test]
+    fn there_is_a_way_to_the_host_only_for_a_forwarded_port() {
+        assert!(!words(Accel::Kvm, None, None).contains("hostfwd"));
         let forward = Some(Forward { host: 1, guest: 2 });
         assert!(
             words(Accel::Kvm, None, forward).contains("restrict=on,hostfwd=tcp:127.0.0.1:1-:2")

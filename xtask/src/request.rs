@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 /// Where the guest's init leaves it.
 pub const GUEST_PATH: &str = "/run/zc-lab/request.json";
+/// What the lab adds to the guest's PATH, behind all else.
+pub const GUEST_PROGRAMS: &str = "/run/zc-lab/bin";
 
 /// A command to run in the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]

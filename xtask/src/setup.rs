@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::cache::Cache;
+use crate::disk;
 use crate::kernels::{self, BootFiles};
 use crate::toolchain::{self, Toolchain};
 use crate::{apt, command, elf};
@@ -49,7 +50,10 @@ pub struct Lab {
     pub cache: Cache,
     pub compiler: Toolchain,
     pub promtool: PathBuf,
-    pub kernel: BootFiles,
+    /// What the lab's IDE disks hold.
+    pub disk: PathBuf,
+    /// In the order of the choices.
+    pub kernels: Vec<BootFiles>,
 }
 
 /// The kernel that the user chose.
@@ -63,19 +67,52 @@ pub struct KernelChoice {
     modules: Option<PathBuf>,
 }
 
-pub fn prepare(choice: &KernelChoice) -> Result<Lab> {
+/// The kernels that the user chose.
+#[derive(clap::Args, Clone, Debug)]
+pub struct KernelChoices {
+    /// 5.10, 6.1, 6.12 or 7 (Debian's), `all` of them, `host` (this machine's), or the path of a kernel image
+    #[arg(long, value_name = "KERNEL")]
+    kernel: Option<String>,
+    /// The directory of the modules that belong to --kernel PATH
+    #[arg(long, value_name = "DIR")]
+    modules: Option<PathBuf>,
+}
+
+impl KernelChoices {
+    /// What was chosen, or the kernel or kernels of this name.
+    pub fn or(&self, default: &str) -> Result<Vec<KernelChoice>> {
+        let name = self.kernel.as_deref().unwrap_or(default);
+        if self.modules.is_some() && self.kernel.is_none() {
+            bail!("--modules goes with --kernel PATH");
+        }
+        Ok(kernels::named(name)
+            .into_iter()
+            .map(|kernel| KernelChoice {
+                kernel,
+                modules: self.modules.clone(),
+            })
+            .collect())
+    }
+}
+
+pub fn prepare(choices: &[KernelChoice]) -> Result<Lab> {
     let cache = Cache::open()?;
     let _lock = cache.lock()?;
     install_programs()?;
     let busybox = unpack_program(&cache, &BUSYBOX)?;
     let promtool = unpack_program(&cache, &PROMTOOL)?;
-    let kernel = kernels::prepare(&cache, &busybox, &choice.kernel, choice.modules.as_deref())?;
+    let kernels = choices
+        .iter()
+        .map(|choice| kernels::prepare(&cache, &busybox, &choice.kernel, choice.modules.as_deref()))
+        .collect::<Result<_>>()?;
     let compiler = toolchain::prepare(&cache)?;
+    let disk = disk::prepare(&cache)?;
     Ok(Lab {
         cache,
         compiler,
         promtool,
-        kernel,
+        disk,
+        kernels,
     })
 }
 

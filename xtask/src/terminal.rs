@@ -2,12 +2,13 @@
 
 use std::io::IsTerminal;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use libc::{STDIN_FILENO, c_int};
 
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
+static SIGNALS: AtomicU32 = AtomicU32::new(0);
 static RESIZED: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn remember(signal: c_int) {
@@ -15,10 +16,11 @@ extern "C" fn remember(signal: c_int) {
         RESIZED.store(true, Ordering::Relaxed);
     } else {
         SIGNAL.store(signal, Ordering::Relaxed);
+        SIGNALS.fetch_add(1, Ordering::Release);
     }
 }
 
-/// From now on, signals that would end this process wait for [`take_signal`].
+/// From now on, signals that would end this process wait for [`Signals`].
 pub fn hold_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -34,11 +36,19 @@ pub fn hold_signals() {
     });
 }
 
-/// The signal that has come since the last call, if any.
-pub fn take_signal() -> Option<c_int> {
-    match SIGNAL.swap(0, Ordering::Relaxed) {
-        0 => None,
-        signal => Some(signal),
+/// One listener of several: each hears every signal, also one that came before it began to listen.
+#[derive(Default)]
+pub struct Signals {
+    heard: u32,
+}
+
+impl Signals {
+    /// The signal that has come since the last call, if any.
+    pub fn take(&mut self) -> Option<c_int> {
+        let came = SIGNALS.load(Ordering::Acquire);
+        let new = came != self.heard;
+        self.heard = came;
+        new.then(|| SIGNAL.load(Ordering::Relaxed))
     }
 }
 
@@ -95,5 +105,21 @@ impl Drop for Raw {
     fn drop(&mut self) {
         // SAFETY: takes a valid termios.
         unsafe { libc::tcsetattr(STDIN_FILENO, libc::TCSANOW, &raw const self.before) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_listener_hears_a_signal_once() {
+        let (mut early, mut late) = (Signals::default(), Signals::default());
+        let before = early.take();
+        remember(libc::SIGTERM);
+        assert_eq!(early.take(), Some(libc::SIGTERM));
+        assert_eq!(early.take(), None);
+        assert_eq!(late.take(), Some(libc::SIGTERM));
+        assert!(before.is_none() || before == Some(libc::SIGTERM));
     }
 }

@@ -48,7 +48,7 @@ pub fn copied(direction: Direction, bytes: u64) {
     if let Some(call) = current() {
         call.copies[direction as usize] += 1;
         call.copied_bytes[direction as usize] += bytes;
-        call.dirty = 1;
+        call.dirty |= Call::DIRTY;
     }
 }
 
@@ -109,7 +109,7 @@ pub fn passed_by_reference(bytes: u64) {
     if let Some(call) = current() {
         call.by_reference += bytes;
         call.unreturned += bytes;
-        call.dirty = 1;
+        call.dirty |= Call::DIRTY;
     }
 }
 
@@ -155,6 +155,26 @@ pub fn moved_by_device(bytes: u64) {
 #[inline(always)]
 pub fn in_request() -> bool {
     current().is_some_and(|call| call.request != 0)
+}
+
+/// Leaves the copies of a datagram that is being received to [`end_datagram`]'s caller.
+#[inline(always)]
+pub fn begin_datagram() {
+    if let Some(call) = current() {
+        call.dirty |= Call::DATAGRAM;
+    }
+}
+
+#[inline(always)]
+pub fn end_datagram() {
+    if let Some(call) = current() {
+        call.dirty &= !Call::DATAGRAM;
+    }
+}
+
+#[inline(always)]
+pub fn in_datagram() -> bool {
+    current().is_some_and(|call| call.dirty & Call::DATAGRAM != 0)
 }
 
 /// Saves the call of `previous` and restores that of `next`, both thread ids.

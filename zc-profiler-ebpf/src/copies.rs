@@ -3,16 +3,12 @@
 //! Each has an exit program per prototype; the hook table of user space picks the one whose number
 //! of arguments the running kernel's BTF shows, since the return value follows the last argument.
 
-use aya_ebpf::{
-    macros::{fentry, fexit},
-    programs::{FEntryContext, FExitContext},
-};
 use zc_profiler_ebpf::{Direction, Dropped, Method};
 
 use crate::{
     call::{self, program},
     io_uring,
-    kernel::{Context, Side, Task, field, in_interrupt, layout},
+    kernel::{Context, Side, Task, layout},
     process,
 };
 
@@ -103,7 +99,7 @@ program! {
     ///
     /// Counts socket to user: TCP, UNIX, fragmented UDP. Without it, none of them is counted.
     skb_copy_datagram_iter, "skb_copy_datagram_iter",
-    |ctx| if ctx.arg::<i32>(4) == 0 {
+    |ctx| if ctx.arg::<i32>(4) == 0 && !call::in_datagram() {
         moved(i64::from(ctx.arg::<i32>(3)), ctx.arg(2), Direction::ToUser);
     }
 }
@@ -184,74 +180,9 @@ program! {
     |ctx| passed_by_reference(ctx.arg(3))
 }
 
-const SKB_COPY_BITS: u64 = call::number_of("skb_copy_bits");
-
-/// `int skb_copy_bits(const struct sk_buff *skb, int offset, void *to, int len)`, on all kernels.
-///
-/// Counts copies between socket buffers: segmentation in software, coalescing, header pulls. Without
-/// it, those are not counted.
-#[fexit(function = "skb_copy_bits")]
-pub fn skb_copy_bits(ctx: FExitContext) -> i32 {
-    let interrupt = in_interrupt();
-    copied_between_buffers(&ctx, interrupt);
-    // What the interrupted task's program says to its own double stays as it is.
-    if !interrupt {
-        call::served(SKB_COPY_BITS);
-    }
-    0
-}
-
-/// The double of [`skb_copy_bits`], for tasks: nothing preempts an interrupt.
-#[fexit(function = "skb_copy_bits")]
-pub fn skb_copy_bits_again(ctx: FExitContext) -> i32 {
-    if !in_interrupt() && !call::was_served(SKB_COPY_BITS) {
-        copied_between_buffers(&ctx, false);
-    }
-    0
-}
-
-#[inline(always)]
-fn copied_between_buffers(ctx: &FExitContext, interrupt: bool) {
-    if ctx.arg::<i32>(4) == 0 {
-        copied_anywhere(i64::from(ctx.arg::<i32>(3)), interrupt);
-    }
-}
-
-const SKB_COPY_UBUFS: u64 = call::number_of("skb_copy_ubufs");
-
-/// `int skb_copy_ubufs(struct sk_buff *skb, gfp_t gfp_mask)`, on all kernels; at entry, since the
-/// function replaces what it copies.
-///
-/// Counts the copy that `MSG_ZEROCOPY` data suffers when it is delivered locally. Without it, such
-/// sends look cheaper than they are.
-#[fentry(function = "skb_copy_ubufs")]
-pub fn skb_copy_ubufs(ctx: FEntryContext) -> i32 {
-    let interrupt = in_interrupt();
-    copied_for_delivery(&ctx, interrupt);
-    if !interrupt {
-        call::served(SKB_COPY_UBUFS);
-    }
-    0
-}
-
-/// The double of [`skb_copy_ubufs`], for tasks.
-#[fentry(function = "skb_copy_ubufs")]
-pub fn skb_copy_ubufs_again(ctx: FEntryContext) -> i32 {
-    if !in_interrupt() && !call::was_served(SKB_COPY_UBUFS) {
-        copied_for_delivery(&ctx, false);
-    }
-    0
-}
-
-#[inline(always)]
-fn copied_for_delivery(ctx: &FEntryContext, interrupt: bool) {
-    let length: u32 = field(ctx.arg(0), layout!(skb_data_len));
-    copied_anywhere(length.into(), interrupt);
-}
-
 /// A carrier moved `bytes` through `iter`, which says whether and between what it copied.
 #[inline(always)]
-fn moved(bytes: i64, iter: *const u8, user: Direction) {
+pub fn moved(bytes: i64, iter: *const u8, user: Direction) {
     if bytes <= 0 || !process::enabled() {
         return;
     }
@@ -271,7 +202,7 @@ fn moved(bytes: i64, iter: *const u8, user: Direction) {
 
 /// The running task copied `bytes`.
 #[inline(always)]
-fn copied(direction: Direction, bytes: i64) {
+pub fn copied(direction: Direction, bytes: i64) {
     if bytes <= 0 || !process::enabled() {
         return;
     }
@@ -295,18 +226,8 @@ fn copied(direction: Direction, bytes: i64) {
     }
 }
 
-/// Bytes copied between kernel buffers, by the running task or by an interrupt on top of it.
 #[inline(always)]
-fn copied_anywhere(bytes: i64, interrupt: bool) {
-    if interrupt {
-        copied_by_kernel(Direction::InKernel, bytes);
-    } else {
-        copied(Direction::InKernel, bytes);
-    }
-}
-
-#[inline(always)]
-fn copied_by_kernel(direction: Direction, bytes: i64) {
+pub fn copied_by_kernel(direction: Direction, bytes: i64) {
     if bytes > 0
         && process::enabled()
         && let Some(entry) = process::kernel()
@@ -316,7 +237,7 @@ fn copied_by_kernel(direction: Direction, bytes: i64) {
 }
 
 #[inline(always)]
-fn passed_by_reference(bytes: i64) {
+pub fn passed_by_reference(bytes: i64) {
     if bytes > 0 && process::enabled() {
         call::passed_by_reference(bytes as u64);
     }

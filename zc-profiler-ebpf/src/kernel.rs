@@ -135,6 +135,27 @@ impl Task {
         }
     }
 
+    /// What the task is doing, if it is no kernel thread.
+    #[inline(always)]
+    pub fn method(self) -> Option<u8> {
+        let flags = self.flags();
+        if flags & PF_KTHREAD != 0 {
+            return None;
+        }
+        if flags & PF_IO_WORKER != 0 {
+            return Some(Method::IoUring as u8);
+        }
+        let number = self.syscall_number();
+        let status: u32 = self.read(layout!(thread_info_status));
+        if number < 0 || status & TS_COMPAT != 0 || number >= SYSCALLS as i64 {
+            return Some(Method::Other as u8);
+        }
+        let methods = (&raw const SYSCALL_METHODS).cast::<u8>();
+        // SAFETY: `number` is in bounds; `Global` is a transparent wrapper around the array.
+        let method = unsafe { methods.add(number as usize).read_volatile() };
+        Some(method & !COLLECTED)
+    }
+
     /// To whom and to what a copy made by this task, outside interrupts, belongs.
     #[inline(always)]
     pub fn context(self) -> Context {

@@ -117,15 +117,19 @@ pub enum Dropped {
     UnknownIter,
     /// The bytes of those copies.
     UnknownIterBytes,
+    /// Times a socket's owner could not be remembered, so that work done for it in interrupts is
+    /// charged to the kernel.
+    SocketMapFull,
 }
 
 impl Dropped {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::ProcessMapFull,
         Self::CallMapFull,
         Self::UnknownIter,
         Self::UnknownIterBytes,
+        Self::SocketMapFull,
     ];
 
     /// The value of the label `reason`.
@@ -136,6 +140,90 @@ impl Dropped {
             Self::CallMapFull => "call_map_full",
             Self::UnknownIter => "unknown_iter",
             Self::UnknownIterBytes => "unknown_iter_bytes",
+            Self::SocketMapFull => "socket_map_full",
+        }
+    }
+}
+
+/// What kind of device moved bytes by DMA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Device {
+    /// A physical or virtual-machine disk.
+    Block,
+    /// A physical or virtual-machine network interface.
+    Net,
+}
+
+impl Device {
+    /// Every kind, in the order of their discriminants.
+    pub const ALL: [Self; 2] = [Self::Block, Self::Net];
+
+    /// The value of the label `device`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Net => "net",
+        }
+    }
+}
+
+/// Whether a device's bytes came into memory or left it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Flow {
+    /// From the device.
+    In,
+    /// To the device.
+    Out,
+}
+
+impl Flow {
+    /// Both, in the order of their discriminants.
+    pub const ALL: [Self; 2] = [Self::In, Self::Out];
+
+    /// The value of the label `direction`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::In => "in",
+            Self::Out => "out",
+        }
+    }
+}
+
+/// Why bytes that a program asked to be passed by reference were copied all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Lost {
+    /// `MSG_ZEROCOPY` data that was delivered on this machine.
+    ZerocopyCopied,
+    /// Socket buffers with spliced or `MSG_ZEROCOPY` pages, for a device that cannot gather.
+    SgOff,
+    /// splice or sendfile to a file, or to a pipe before 5.18.
+    SpliceCopied,
+    /// `copy_file_range` between files that share no blocks.
+    CopyFileRangeCopied,
+}
+
+impl Lost {
+    /// Every reason, in the order of their discriminants.
+    pub const ALL: [Self; 4] = [
+        Self::ZerocopyCopied,
+        Self::SgOff,
+        Self::SpliceCopied,
+        Self::CopyFileRangeCopied,
+    ];
+
+    /// The value of the label `reason`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ZerocopyCopied => "zerocopy_copied",
+            Self::SgOff => "sg_off",
+            Self::SpliceCopied => "splice_copied",
+            Self::CopyFileRangeCopied => "copy_file_range_copied",
         }
     }
 }
@@ -203,6 +291,26 @@ pub struct ProcessCounters {
     pub comm: [u8; COMM_LEN],
     /// Not 0 once the last thread has left its CPU for good.
     pub exited: u64,
+    /// Bytes moved by DMA, by [`Device`] and [`Flow`].
+    pub dma_bytes: [[u64; Flow::ALL.len()]; Device::ALL.len()],
+    /// Bytes the CPU moved to or from a device word by word, by [`Flow`].
+    pub pio_bytes: [u64; Flow::ALL.len()],
+    /// Bytes copied although a program asked to pass them by reference, by [`Lost`].
+    pub lost_bytes: [u64; Lost::ALL.len()],
+}
+
+/// Whose socket it is: the process that used it last, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Owner {
+    /// [`ProcessKey::pid`].
+    pub pid: u32,
+    /// [`ProcessKey::start`].
+    pub start: u32,
+    /// The [`Method`] of its last send.
+    pub sent: u32,
+    /// The [`Method`] of its last receive.
+    pub received: u32,
 }
 
 /// What the system call that a task is in has copied so far; joins the process at the call's exit.
@@ -217,7 +325,7 @@ pub struct Call {
     pub by_reference: u64,
     /// The part of `by_reference` that the innermost `tcp_sendmsg_locked` has yet to return.
     pub unreturned: u64,
-    /// Not 0 if any field above is not.
+    /// Not 0 if any other field is not: [`Self::DIRTY`] and [`Self::DATAGRAM`].
     pub dirty: u64,
     /// Between a program that has run and its double, which then has nothing to do: its number.
     pub served: u64,
@@ -225,6 +333,13 @@ pub struct Call {
     pub request: u64,
     /// Not 0 while a write fault may copy a page.
     pub on_write: u64,
+}
+
+impl Call {
+    /// Something was copied or referenced.
+    pub const DIRTY: u64 = 1;
+    /// A datagram is being received, which one carrier counts as a whole.
+    pub const DATAGRAM: u64 = 2;
 }
 
 /// An offset or address that the running kernel does not have.
@@ -273,6 +388,36 @@ pub struct KernelLayout {
     pub io_uring_cqe_res: u32,
     /// Whether completions of an `io_uring` name their request.
     pub has_completed_request: u32,
+    pub skb_sk: u32,
+    pub skb_len: u32,
+    pub skb_cb: u32,
+    pub skb_head: u32,
+    pub skb_data: u32,
+    pub skb_tail: u32,
+    pub skb_end: u32,
+    pub skb_dev: u32,
+    pub skb_mac_header: u32,
+    pub shinfo_flags: u32,
+    /// The bit of `shinfo_flags` that marks pages passed by reference.
+    pub shinfo_shared: u32,
+    pub shinfo_destructor_arg: u32,
+    /// `ubuf_info.ops`; before 6.10 `callback`.
+    pub ubuf_callback: u32,
+    pub net_device_parent: u32,
+    pub bio_opf: u32,
+    pub bio_size: u32,
+    /// `bio.bi_bdev`, [`ABSENT`] where the bio points to the disk itself (before 5.12).
+    pub bio_bdev: u32,
+    /// `bio.bi_disk` or `block_device.bd_disk`.
+    pub bdev_disk: u32,
+    pub gendisk_part0: u32,
+    /// The disk's parent device, within what `gendisk_part0` leads to.
+    pub part0_parent: u32,
+    pub gendisk_major: u32,
+    pub gendisk_first_minor: u32,
+    /// How many disks move their bytes by PIO.
+    pub pio_disks: u32,
+    pub sock_type: u32,
     /// Whether the helper `bpf_get_current_task_btf` is there (5.11).
     pub has_task_btf: u32,
     /// Whether the helper `bpf_task_pt_regs` is there (5.15).
@@ -281,6 +426,8 @@ pub struct KernelLayout {
     pub filtered: u32,
     /// Whether a task can be preempted inside a program, so that each has a double.
     pub preemptible: u32,
+    /// What `ubuf_callback` holds for `MSG_ZEROCOPY`, 0 if unknown.
+    pub zerocopy_callback: u64,
     /// Address of `__per_cpu_offset`, 0 if unknown.
     pub per_cpu_offset: u64,
     /// Per-CPU address of the preemption count, 0 if unknown.
@@ -318,10 +465,35 @@ impl KernelLayout {
         io_kiocb_opcode: ABSENT,
         io_uring_cqe_res: ABSENT,
         has_completed_request: 0,
+        skb_sk: ABSENT,
+        skb_len: ABSENT,
+        skb_cb: ABSENT,
+        skb_head: ABSENT,
+        skb_data: ABSENT,
+        skb_tail: ABSENT,
+        skb_end: ABSENT,
+        skb_dev: ABSENT,
+        skb_mac_header: ABSENT,
+        shinfo_flags: ABSENT,
+        shinfo_shared: 0,
+        shinfo_destructor_arg: ABSENT,
+        ubuf_callback: ABSENT,
+        net_device_parent: ABSENT,
+        bio_opf: ABSENT,
+        bio_size: ABSENT,
+        bio_bdev: ABSENT,
+        bdev_disk: ABSENT,
+        gendisk_part0: ABSENT,
+        part0_parent: ABSENT,
+        gendisk_major: ABSENT,
+        gendisk_first_minor: ABSENT,
+        pio_disks: 0,
+        sock_type: ABSENT,
         has_task_btf: 0,
         has_task_pt_regs: 0,
         filtered: 0,
         preemptible: 0,
+        zerocopy_callback: 0,
         per_cpu_offset: 0,
         preempt_count: 0,
     };
@@ -360,9 +532,10 @@ const _: () = {
     assert!(size_of::<Primitive>() == 5 * 4);
     assert!(size_of::<ProcessKey>() == 8);
     assert!(size_of::<MethodCounters>() == 72);
-    assert!(size_of::<ProcessCounters>() == 13 * 72 + 5 * 8 + 16 + 8);
+    assert!(size_of::<ProcessCounters>() == 13 * 72 + 5 * 8 + 16 + 8 + 10 * 8);
+    assert!(size_of::<Owner>() == 16);
     assert!(size_of::<Call>() == 96);
-    assert!(size_of::<KernelLayout>() == 32 * 4 + 2 * 8);
+    assert!(size_of::<KernelLayout>().is_multiple_of(8));
     assert!(Method::ALL[Method::Other as usize] as u8 == Method::Other as u8);
     assert!((Method::Other as u8) < NO_PAYLOAD);
 };

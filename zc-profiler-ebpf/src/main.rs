@@ -10,11 +10,15 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+mod block;
+#[cfg(target_arch = "bpf")]
 mod call;
 #[cfg(target_arch = "bpf")]
 mod copies;
 #[cfg(target_arch = "bpf")]
 mod copy_on_write;
+#[cfg(target_arch = "bpf")]
+mod datagrams;
 #[cfg(target_arch = "bpf")]
 mod direct_io;
 #[cfg(target_arch = "bpf")]
@@ -24,9 +28,15 @@ mod io_uring;
 #[cfg(target_arch = "bpf")]
 mod kernel;
 #[cfg(target_arch = "bpf")]
+mod net;
+#[cfg(target_arch = "bpf")]
+mod pio;
+#[cfg(target_arch = "bpf")]
 mod process;
 #[cfg(target_arch = "bpf")]
 mod sched;
+#[cfg(target_arch = "bpf")]
+mod sockets;
 #[cfg(target_arch = "bpf")]
 mod syscalls;
 #[cfg(target_arch = "bpf")]

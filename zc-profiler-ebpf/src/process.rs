@@ -9,7 +9,8 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 use zc_profiler_ebpf::{
-    COMM_LEN, Direction, Dropped, Method, MethodCounters, ProcessCounters, ProcessKey,
+    COMM_LEN, Device, Direction, Dropped, Flow, Lost, Method, MethodCounters, ProcessCounters,
+    ProcessKey,
 };
 
 use crate::kernel::{Task, layout};
@@ -62,6 +63,12 @@ pub fn of(task: Task) -> Option<Entry> {
 #[inline(always)]
 pub fn existing(task: Task) -> Option<Entry> {
     PROCESSES.get_ptr_mut(&task.process()).map(Entry)
+}
+
+/// The entry of a process by its key, if there is one.
+#[inline(always)]
+pub fn at(key: &ProcessKey) -> Option<Entry> {
+    PROCESSES.get_ptr_mut(key).map(Entry)
 }
 
 /// The entry of the pseudo-process `kernel`; `None` under a filter.
@@ -127,6 +134,29 @@ impl Entry {
                 .cast::<MethodCounters>()
                 .add(method as usize)
         })
+    }
+
+    #[inline(always)]
+    pub fn add_dma(self, device: Device, flow: Flow, bytes: u64) {
+        // SAFETY: a live map value; the indices are in bounds.
+        unsafe {
+            add(
+                &raw mut (*self.0).dma_bytes[device as usize][flow as usize],
+                bytes,
+            );
+        }
+    }
+
+    #[inline(always)]
+    pub fn add_pio(self, flow: Flow, bytes: u64) {
+        // SAFETY: a live map value; the index is in bounds.
+        unsafe { add(&raw mut (*self.0).pio_bytes[flow as usize], bytes) }
+    }
+
+    #[inline(always)]
+    pub fn add_lost(self, reason: Lost, bytes: u64) {
+        // SAFETY: a live map value; the index is in bounds.
+        unsafe { add(&raw mut (*self.0).lost_bytes[reason as usize], bytes) }
     }
 
     /// Copies a command name from kernel memory.

@@ -5,7 +5,7 @@
 //! one, copies inside that call are still counted, but neither calls nor payload are.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use zc_profiler_ebpf::{Direction, Method, NO_PAYLOAD};
+use zc_profiler_ebpf::{Direction, Lost, Method, NO_PAYLOAD};
 
 use crate::{
     call::{self, program},
@@ -129,6 +129,16 @@ fn exit(method: Method, rule: Payload, returned: i64) {
         Payload::Copied(_) => (returned, 0),
         Payload::Nothing => (0, 0),
     };
+    let lost = match method {
+        Method::Sendfile | Method::Splice => Some(Lost::SpliceCopied),
+        Method::CopyFileRange => Some(Lost::CopyFileRangeCopied),
+        _ => None,
+    };
+    if let Some(reason) = lost
+        && in_kernel != 0
+    {
+        entry.add_lost(reason, in_kernel.min(returned));
+    }
     // SAFETY: `counters` points into a live map value.
     unsafe {
         add(&raw mut (*counters).calls, 1);

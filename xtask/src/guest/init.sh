@@ -63,11 +63,17 @@ fi
 
 hostname zc-lab
 ifconfig lo 127.0.0.1 up
-if [ -e /root/sys/class/net/eth0 ]; then
-    ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
+for nic in /root/sys/class/net/eth*; do
+    # The one that leads to the host; the lab's own stay down until they are wanted.
+    [ "$(cat "$nic/address")" = 52:54:00:00:00:01 ] || continue
+    ifconfig "${nic##*/}" 10.0.2.15 netmask 255.255.255.0 up
     route add default gw 10.0.2.2
-fi
+done
 
-mkdir /root/run/zc-lab
+mkdir -p /root/run/zc-lab/bin
 cp /request/json /root/run/zc-lab/request.json
+cp /bin/busybox /request/zc-hardware /root/run/zc-lab/bin
+ln -s busybox /root/run/zc-lab/bin/insmod
+ln -s busybox /root/run/zc-lab/bin/rmmod
+ln -s "$(cat /request/drivers)" /root/run/zc-lab/drivers
 exec switch_root /root "$(cat /request/agent)" guest

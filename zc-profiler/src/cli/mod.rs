@@ -32,7 +32,7 @@ enum Command {
     /// Run a command, or watch a process, and print its ledger when it ends
     Stat(stat::Args),
     /// Drive each I/O method with a known payload; theory, truth and measurement side by side
-    Lab(lab::LabArgs),
+    Lab(Box<lab::LabArgs>),
     /// Show what this kernel allows, which probes hold, and whether known bytes are counted exactly
     Doctor(doctor::Args),
     /// The process with which `doctor` and `serve` move known bytes

@@ -7,7 +7,7 @@ use prometheus::{Encoder, Gauge, GaugeVec, IntCounterVec, Opts, Registry, TextEn
 use crate::{
     Profiler,
     calibration::{Outcome, Verdict},
-    ledger::{Counters, Direction, Method, MethodTotals, Snapshot},
+    ledger::{Counters, Direction, Lost, Method, MethodTotals, Snapshot},
     probes::{Evidence, State, Status},
 };
 
@@ -107,6 +107,43 @@ const FAMILIES: &[Family] = &[
                 (vec!["minor"], counters.page_faults.minor),
                 (vec!["major"], counters.page_faults.major),
             ]
+        },
+    },
+    Family {
+        name: "zc_dma_bytes_total",
+        help: "Bytes that disks and network interfaces were asked to move by DMA, or delivered.",
+        labels: &["device", "direction"],
+        of_copies: false,
+        samples: |counters| {
+            let dma = counters.dma_bytes;
+            vec![
+                (vec!["block", "in"], dma.block.into),
+                (vec!["block", "out"], dma.block.out),
+                (vec!["net", "in"], dma.net.into),
+                (vec!["net", "out"], dma.net.out),
+            ]
+        },
+    },
+    Family {
+        name: "zc_pio_bytes_total",
+        help: "Bytes that the CPU moved to and from ATA disks word by word.",
+        labels: &["direction"],
+        of_copies: false,
+        samples: |counters| {
+            vec![
+                (vec!["in"], counters.pio_bytes.into),
+                (vec!["out"], counters.pio_bytes.out),
+            ]
+        },
+    },
+    Family {
+        name: "zc_lost_zero_copy_bytes_total",
+        help: "Bytes copied although a program asked to pass them by reference.",
+        labels: &["reason"],
+        of_copies: true,
+        samples: |counters| {
+            let sample = |(reason, bytes): (&Lost, &u64)| (vec![reason.name()], *bytes);
+            counters.lost_zero_copy_bytes.iter().map(sample).collect()
         },
     },
 ];

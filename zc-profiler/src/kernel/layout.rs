@@ -15,8 +15,12 @@ pub enum Need {
     Iter,
     /// The `iov_iter` of a `msghdr`.
     Message,
-    /// `sk_buff.data_len`.
+    /// A socket buffer: its lengths, memory and socket.
     Skb,
+    /// Whether a network device has hardware behind it.
+    NetDevice,
+    /// A block request and its disk.
+    Bio,
     /// The preemption count, to tell interrupts from the task they interrupt.
     PreemptCount,
     /// The state of a task that switches away, before 5.18.
@@ -32,7 +36,26 @@ pub enum Need {
 }
 
 /// Symbols that [`resolve`] wants to be looked up.
-pub const SYMBOLS: [&str; 3] = ["__per_cpu_offset", "__preempt_count", "pcpu_hot"];
+pub const SYMBOLS: [&str; 6] = [
+    "__per_cpu_offset",
+    "__preempt_count",
+    "pcpu_hot",
+    ZEROCOPY_CALLBACKS[0],
+    ZEROCOPY_CALLBACKS[1],
+    ZEROCOPY_CALLBACKS[2],
+];
+
+/// What marks a notification as `MSG_ZEROCOPY`'s: from 6.10 on, from 5.12 on, before.
+const ZEROCOPY_CALLBACKS: [&str; 3] = [
+    "msg_zerocopy_ubuf_ops",
+    "msg_zerocopy_callback",
+    "sock_zerocopy_callback",
+];
+
+/// The bit of `skb_shared_info.flags`, and before 5.12 of `tx_flags`, that marks pages passed by
+/// reference.
+const SHARED_FRAG: u32 = 1 << 1;
+const SHARED_FRAG_TX: u32 = 1 << 5;
 
 /// `THREAD_SIZE` on x86-64; where it matters (before 5.15) no padding lies above the registers.
 const THREAD_SIZE: u32 = 16384;
@@ -57,6 +80,8 @@ pub fn resolve(
     };
     // Before 5.14 each type was one bit of `type`, above the direction in bit 0.
     let bitwise = btf.member("iov_iter", "iter_type").is_none();
+    // Before 5.12 the flags of a socket buffer's pages were among those of its transmission.
+    let separate = btf.member("skb_shared_info", "flags").is_some();
     let mut layout = KernelLayout {
         task_flags: member(Need::Task, "task_struct", "flags"),
         task_pid: member(Need::Task, "task_struct", "pid"),
@@ -88,6 +113,49 @@ pub fn resolve(
         io_kiocb_opcode: member(Need::Request, "io_kiocb", "opcode"),
         io_uring_cqe_res: member(Need::Request, "io_uring_cqe", "res"),
         has_completed_request: (btf.tracepoint_arguments("io_uring_complete") != Some(4)).into(),
+        sock_type: member(Need::Skb, "sock", "sk_type"),
+        skb_sk: member(Need::Skb, "sk_buff", "sk"),
+        skb_len: member(Need::Skb, "sk_buff", "len"),
+        skb_cb: member(Need::Skb, "sk_buff", "cb"),
+        skb_head: member(Need::Skb, "sk_buff", "head"),
+        skb_data: member(Need::Skb, "sk_buff", "data"),
+        skb_tail: member(Need::Skb, "sk_buff", "tail"),
+        skb_end: member(Need::Skb, "sk_buff", "end"),
+        skb_dev: member(Need::Skb, "sk_buff", "dev"),
+        skb_mac_header: member(Need::Skb, "sk_buff", "mac_header"),
+        shinfo_flags: member(
+            Need::Skb,
+            "skb_shared_info",
+            if separate { "flags" } else { "tx_flags" },
+        ),
+        shinfo_shared: if separate {
+            SHARED_FRAG
+        } else {
+            SHARED_FRAG_TX
+        },
+        shinfo_destructor_arg: member(Need::Skb, "skb_shared_info", "destructor_arg"),
+        // Renamed in 6.10.
+        ubuf_callback: btf
+            .member("ubuf_info", "ops")
+            .unwrap_or_else(|| member(Need::Skb, "ubuf_info", "callback")),
+        net_device_parent: member(Need::NetDevice, "net_device", "dev.parent"),
+        bio_opf: member(Need::Bio, "bio", "bi_opf"),
+        bio_size: member(Need::Bio, "bio", "bi_iter.bi_size"),
+        bio_bdev: btf.member("bio", "bi_bdev").unwrap_or(ABSENT),
+        // Before 5.12 the bio points to the disk itself, whose first partition is part of it.
+        bdev_disk: btf
+            .member("bio", "bi_disk")
+            .unwrap_or_else(|| member(Need::Bio, "block_device", "bd_disk")),
+        gendisk_part0: if btf.member("bio", "bi_bdev").is_some() {
+            member(Need::Bio, "gendisk", "part0")
+        } else {
+            ABSENT
+        },
+        part0_parent: btf
+            .member("gendisk", "part0.__dev.parent")
+            .unwrap_or_else(|| member(Need::Bio, "block_device", "bd_device.parent")),
+        gendisk_major: member(Need::Bio, "gendisk", "major"),
+        gendisk_first_minor: member(Need::Bio, "gendisk", "first_minor"),
         has_task_btf: btf.has_function("bpf_get_current_task_btf").into(),
         has_task_pt_regs: btf.has_function("bpf_task_pt_regs").into(),
         ..KernelLayout::UNKNOWN
@@ -116,6 +184,11 @@ pub fn resolve(
     if layout.iter_user == 0 {
         missing.push((Need::Iter, "enum iter_type".into()));
     }
+    layout.zerocopy_callback = ZEROCOPY_CALLBACKS
+        .iter()
+        .find_map(|name| symbols.get(*name))
+        .copied()
+        .unwrap_or_default();
     let pcpu_hot = symbols
         .get("pcpu_hot")
         .zip(btf.member("pcpu_hot", "preempt_count"));

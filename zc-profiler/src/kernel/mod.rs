@@ -1,10 +1,12 @@
 //! What this kernel offers.
 
 pub mod btf;
+mod disks;
 mod environment;
 mod layout;
 mod symbols;
 
+pub use self::disks::pio_disks;
 pub use environment::Environment;
 pub use layout::{Need, SYMBOLS, resolve};
-pub use symbols::addresses;
+pub use symbols::{addresses, in_module};

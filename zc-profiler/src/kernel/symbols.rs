@@ -15,6 +15,19 @@ pub fn addresses(wanted: &[&str]) -> io::Result<HashMap<String, u64>> {
     Ok(parse(BufReader::new(File::open("/proc/kallsyms")?), wanted))
 }
 
+/// Whether a loaded module has a function of that name.
+#[must_use]
+pub fn in_module(function: &str) -> bool {
+    let Ok(file) = File::open("/proc/kallsyms") else {
+        return false;
+    };
+    let lines = BufReader::new(file).split(b'\n').map_while(Result::ok);
+    lines.into_iter().any(|line| {
+        let mut words = line.split(u8::is_ascii_whitespace).skip(2);
+        words.next() == Some(function.as_bytes()) && words.next().is_some()
+    })
+}
+
 fn parse(lines: impl BufRead, wanted: &[&str]) -> HashMap<String, u64> {
     let mut found = HashMap::new();
     for line in lines.split(b'\n').map_while(Result::ok) {

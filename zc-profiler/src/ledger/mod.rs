@@ -10,9 +10,10 @@ use thiserror::Error;
 use zc_profiler_ebpf::{COMM_LEN, ProcessCounters};
 
 pub use self::model::{
-    ContextSwitches, Copies, Counters, MethodTotals, ModeSwitches, PageFaults, Process, Snapshot,
+    ContextSwitches, Copies, Counters, DmaBytes, Flows, MethodTotals, ModeSwitches, PageFaults,
+    Process, Snapshot,
 };
-pub use zc_profiler_ebpf::{Direction, Dropped, Method, ProcessKey};
+pub use zc_profiler_ebpf::{Direction, Dropped, Lost, Method, ProcessKey};
 
 /// Why the ledger could not be read or written.
 #[derive(Debug, Error)]

@@ -6,7 +6,9 @@ use std::{
 };
 
 use serde::{Serialize, Serializer};
-use zc_profiler_ebpf::{Direction, Dropped, Method, MethodCounters, ProcessCounters, ProcessKey};
+use zc_profiler_ebpf::{
+    Direction, Dropped, Lost, Method, MethodCounters, ProcessCounters, ProcessKey,
+};
 
 /// Runs of a carrier and the bytes they copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -61,6 +63,25 @@ pub struct PageFaults {
     pub major: u64,
 }
 
+/// Bytes into memory and out of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Flows {
+    /// From the device.
+    #[serde(rename = "in")]
+    pub into: u64,
+    /// To the device.
+    pub out: u64,
+}
+
+/// Bytes moved by DMA, by kind of device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DmaBytes {
+    /// Disks.
+    pub block: Flows,
+    /// Network interfaces.
+    pub net: Flows,
+}
+
 /// The counters of a process, or of several summed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
@@ -73,6 +94,13 @@ pub struct Counters {
     pub context_switches: ContextSwitches,
     /// By kind.
     pub page_faults: PageFaults,
+    /// By kind of device and direction.
+    pub dma_bytes: DmaBytes,
+    /// By direction.
+    pub pio_bytes: Flows,
+    /// Bytes copied although a program asked to pass them by reference, for the reasons there were.
+    #[serde(serialize_with = "by_reason")]
+    pub lost_zero_copy_bytes: BTreeMap<Lost, u64>,
 }
 
 /// One process and its counters.
@@ -241,7 +269,23 @@ impl From<&ProcessCounters> for Counters {
                 minor: counters.minor_faults,
                 major: counters.major_faults,
             },
+            dma_bytes: DmaBytes {
+                block: Flows::from(counters.dma_bytes[0]),
+                net: Flows::from(counters.dma_bytes[1]),
+            },
+            pio_bytes: Flows::from(counters.pio_bytes),
+            lost_zero_copy_bytes: Lost::ALL
+                .into_iter()
+                .zip(counters.lost_bytes)
+                .filter(|(_, bytes)| *bytes > 0)
+                .collect(),
         }
+    }
+}
+
+impl From<[u64; 2]> for Flows {
+    fn from([into, out]: [u64; 2]) -> Self {
+        Self { into, out }
     }
 }
 
@@ -267,7 +311,22 @@ zip! {
     ModeSwitches { syscall, fault } {};
     ContextSwitches { voluntary, involuntary } {};
     PageFaults { minor, major } {};
-    Counters {} { methods, mode_switches, context_switches, page_faults };
+    Flows { into, out } {};
+    DmaBytes {} { block, net };
+    Counters {} {
+        methods, mode_switches, context_switches, page_faults,
+        dma_bytes, pio_bytes, lost_zero_copy_bytes
+    };
+}
+
+impl Zip for BTreeMap<Lost, u64> {
+    fn zip(&mut self, other: &Self, with: fn(u64, u64) -> u64) {
+        for (reason, bytes) in other {
+            let sum = self.entry(*reason).or_default();
+            *sum = with(*sum, *bytes);
+        }
+        self.retain(|_, bytes| *bytes != 0);
+    }
 }
 
 impl Zip for BTreeMap<Method, MethodTotals> {
@@ -313,6 +372,13 @@ fn by_name<S: Serializer>(
     )
 }
 
+fn by_reason<S: Serializer>(
+    reasons: &BTreeMap<Lost, u64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(reasons.iter().map(|(reason, bytes)| (reason.name(), bytes)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -324,6 +390,9 @@ mod tests {
             major_faults: seed + 2,
             voluntary_switches: seed + 3,
             involuntary_switches: seed + 4,
+            dma_bytes: [[seed + 5, seed + 6], [seed + 7, seed + 8]],
+            pio_bytes: [seed + 9, seed + 10],
+            lost_bytes: [0, seed + 11, 0, 0],
             ..ProcessCounters::default()
         };
         counters.methods[Method::Read as usize] = MethodCounters {
@@ -383,6 +452,9 @@ mod tests {
                 "mode_switches": {"syscall": 4, "fault": 4},
                 "context_switches": {"voluntary": 5, "involuntary": 6},
                 "page_faults": {"minor": 3, "major": 4},
+                "dma_bytes": {"block": {"in": 7, "out": 8}, "net": {"in": 9, "out": 10}},
+                "pio_bytes": {"in": 11, "out": 12},
+                "lost_zero_copy_bytes": {"sg_off": 13},
             })
         );
     }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{BtfTracePoint, FEntry, FExit, Program, ProgramError},
+    programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError},
 };
 use aya_log::Level;
 use zc_profiler_ebpf::{COLLECTED, KernelLayout, Method, NO_PAYLOAD, SYSCALLS, SyscallMethods};
@@ -14,7 +14,7 @@ use super::{
     hooks::{self, Attach, Form, Hook},
     status::{State, Status},
 };
-use crate::kernel::{Need, btf::Btf};
+use crate::kernel::{self, Need, btf::Btf};
 
 pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/zc-profiler-ebpf"));
@@ -105,6 +105,8 @@ impl Plan<'_> {
             let arguments = match form.attach {
                 Attach::Tracepoint => self.btf.tracepoint_arguments(form.target),
                 Attach::Fentry | Attach::Fexit => self.btf.function_arguments(form.target),
+                // The kernel's types do not tell of modules.
+                Attach::Kprobe => kernel::in_module(form.target).then_some(form.arguments),
             };
             match arguments {
                 Some(arguments) if arguments == form.arguments => return Ok(form),
@@ -136,15 +138,18 @@ impl Plan<'_> {
     }
 
     fn attach_form(&self, ebpf: &mut Ebpf, form: &Form) -> Result<(), ProgramError> {
+        let double = double(form.program);
         // The double first: the kernel runs the newest first.
-        if self.layout.preemptible != 0 && form.attach.measures() {
-            self.attach_program(ebpf, form, &double(form.program))?;
+        if self.layout.preemptible != 0 && ebpf.program(&double).is_some() {
+            self.attach_program(ebpf, form, &double)?;
         }
         self.attach_program(ebpf, form, form.program)
             .inspect_err(|_| {
                 // A double alone would count what is shown as lost.
-                if let Some(Program::FExit(double)) = ebpf.program_mut(&double(form.program)) {
-                    let _ = double.unload();
+                match ebpf.program_mut(&double) {
+                    Some(Program::FEntry(double)) => _ = double.unload(),
+                    Some(Program::FExit(double)) => _ = double.unload(),
+                    _ => {}
                 }
             })
     }
@@ -168,6 +173,11 @@ impl Plan<'_> {
                 let program: &mut BtfTracePoint = program.try_into()?;
                 program.load(form.target, self.aya_btf)?;
                 program.attach()?;
+            }
+            Attach::Kprobe => {
+                let program: &mut KProbe = program.try_into()?;
+                program.load()?;
+                program.attach(form.target, 0)?;
             }
         }
         Ok(())

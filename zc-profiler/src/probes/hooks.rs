@@ -47,6 +47,8 @@ pub enum Attach {
     Fexit,
     /// At a tracepoint, with typed arguments.
     Tracepoint,
+    /// At a function's entry by breakpoint: for modules whose types the kernel does not show.
+    Kprobe,
 }
 
 impl Attach {
@@ -63,6 +65,7 @@ impl Attach {
             Self::Fentry => "fentry",
             Self::Fexit => "fexit",
             Self::Tracepoint => "tracepoint",
+            Self::Kprobe => "kprobe",
         }
     }
 }
@@ -104,6 +107,19 @@ const fn tracepoint(target: &'static str, arguments: usize, program: &'static st
         program,
     }
 }
+
+const fn kprobe(target: &'static str, arguments: usize, program: &'static str) -> Form {
+    Form {
+        attach: Attach::Kprobe,
+        target,
+        arguments,
+        program,
+    }
+}
+
+const MESSAGE: &[Need] = &[Need::Task, Need::Iter, Need::Message];
+const DEVICE: &[Need] = &[Need::Skb, Need::NetDevice];
+const SOCKET: &[Need] = &[Need::Task, Need::Skb, Need::PreemptCount];
 
 const COPY: &[Need] = &[Need::Task, Need::Iter];
 
@@ -201,11 +217,11 @@ pub const HOOKS: &[Hook] = hooks! {
          fexit("skb_splice_from_iter", 3, "skb_splice_from_iter_3")];
     "skb_copy": "socket buffer to socket buffer: segmentation, coalescing",
         else "copies inside the network stack",
-        needs &[Need::Task, Need::PreemptCount], vital false,
+        needs SOCKET, vital false,
         [fexit("skb_copy_bits", 4, "skb_copy_bits")];
     "zerocopy_copied": "MSG_ZEROCOPY data that had to be copied after all",
         else "copies of MSG_ZEROCOPY data on local delivery",
-        needs &[Need::Task, Need::Skb, Need::PreemptCount], vital false,
+        needs SOCKET, vital false,
         [fentry("skb_copy_ubufs", 2, "skb_copy_ubufs")];
     "random_read": "random bytes to user",
         else "reads of /dev/urandom, getrandom",
@@ -251,6 +267,109 @@ pub const HOOKS: &[Hook] = hooks! {
         needs &[Need::Task, Need::Request], vital false,
         [tracepoint("io_uring_complete", 7, "io_uring_complete"),
          tracepoint("io_uring_complete", 3, "io_uring_complete_cqe")];
+    "skb_copy_csum": "socket buffer to socket buffer, with a checksum: segmentation for plain devices",
+        else "that segmentation's copies",
+        needs SOCKET, vital false,
+        [fentry("skb_copy_and_csum_bits", 4, "skb_copy_and_csum_bits"),
+         fentry("skb_copy_and_csum_bits", 5, "skb_copy_and_csum_bits")];
+    "skb_coalesce": "whose receive queue a copy inside it belongs to",
+        else "the process of those copies: they are charged to the kernel",
+        needs &[Need::Skb], vital false,
+        [fentry("skb_try_coalesce", 4, "skb_try_coalesce")];
+    "owner_tcp_send": "whose a TCP socket is, by its sends",
+        else "the process of copies and DMA in interrupts: they are charged to the kernel",
+        needs &[Need::Task], vital false,
+        [fentry("tcp_sendmsg_locked", 3, "owner_tcp_send")];
+    "owner_tcp_sendpages": "whose a TCP socket is, by sendfile and splice",
+        else "before 6.5 the process of copies and DMA in interrupts; since then nothing",
+        needs &[Need::Task], vital false,
+        [fentry("do_tcp_sendpages", 5, "owner_tcp_sendpages")];
+    "owner_tcp_recv": "whose a TCP socket is, by its receives",
+        else "the receiver of copies in interrupts: they are charged to the kernel",
+        needs &[Need::Task], vital false,
+        [fentry("tcp_recvmsg", 4, "owner_tcp_recv"),
+         fentry("tcp_recvmsg", 5, "owner_tcp_recv"),
+         fentry("tcp_recvmsg", 6, "owner_tcp_recv")];
+    "owner_udp_send": "whose a UDP socket is",
+        else "the process of its DMA: it is charged to the kernel",
+        needs &[Need::Task], vital false,
+        [fentry("udp_sendmsg", 3, "owner_udp_send")];
+    "owner_udpv6_send": "whose a UDP socket is, IPv6",
+        else "the process of its DMA: it is charged to the kernel",
+        needs &[Need::Task], vital false,
+        [fentry("udpv6_sendmsg", 3, "owner_udpv6_send")];
+    "owner_gone": "sockets that are gone",
+        else "room for the owners of new sockets",
+        needs &[], vital false,
+        [fentry("inet_sock_destruct", 1, "owner_gone")];
+    "udp_send": "user to UDP and raw sockets",
+        else "what UDP sockets are sent",
+        needs MESSAGE, vital false,
+        [fexit("ip_generic_getfrag", 6, "ip_generic_getfrag")];
+    "udp_zerocopy": "bytes that MSG_ZEROCOPY passes to UDP by reference",
+        else "UDP's zero-copy bytes",
+        needs &[Need::Skb], vital false,
+        [fexit("skb_zerocopy_iter_dgram", 3, "skb_zerocopy_iter_dgram"),
+         fexit("__zerocopy_sg_from_iter", 5, "zerocopy_sg_from_iter"),
+         fexit("__zerocopy_sg_from_iter", 6, "zerocopy_sg_from_iter_6")];
+    "udp_recv": "UDP to user",
+        else "what UDP sockets receive",
+        needs MESSAGE, vital false,
+        [fexit("udp_recvmsg", 4, "udp_recvmsg_4"), fexit("udp_recvmsg", 5, "udp_recvmsg_5"),
+         fexit("udp_recvmsg", 6, "udp_recvmsg_6")];
+    "udp_recv_begin": "that a UDP datagram is counted once",
+        else "the difference between fragmented datagrams and twice as many",
+        needs &[], vital false,
+        [fentry("udp_recvmsg", 4, "udp_recvmsg_begin"), fentry("udp_recvmsg", 5, "udp_recvmsg_begin"),
+         fentry("udp_recvmsg", 6, "udp_recvmsg_begin")];
+    "udpv6_recv": "UDP to user, IPv6",
+        else "what UDP sockets receive over IPv6",
+        needs MESSAGE, vital false,
+        [fexit("udpv6_recvmsg", 4, "udpv6_recvmsg_4"), fexit("udpv6_recvmsg", 5, "udpv6_recvmsg_5"),
+         fexit("udpv6_recvmsg", 6, "udpv6_recvmsg_6")];
+    "udpv6_recv_begin": "that a UDP datagram is counted once, IPv6",
+        else "the difference between fragmented datagrams and twice as many",
+        needs &[], vital false,
+        [fentry("udpv6_recvmsg", 4, "udpv6_recvmsg_begin"),
+         fentry("udpv6_recvmsg", 5, "udpv6_recvmsg_begin"),
+         fentry("udpv6_recvmsg", 6, "udpv6_recvmsg_begin")];
+    "block_dma": "what disks are asked to move by DMA",
+        else "DMA of disks",
+        needs &[Need::Task, Need::PreemptCount, Need::Bio], vital false,
+        [tracepoint("block_bio_queue", 1, "block_bio_queue"),
+         tracepoint("block_bio_queue", 2, "block_bio_queue_of")];
+    "net_dma_out": "what network interfaces are given to send",
+        else "DMA of sends",
+        needs DEVICE, vital false,
+        [tracepoint("net_dev_start_xmit", 2, "net_dev_start_xmit")];
+    "net_dma_in": "what network interfaces received, by way of NAPI",
+        else "DMA of receives",
+        needs DEVICE, vital false,
+        [tracepoint("napi_gro_receive_entry", 1, "napi_gro_receive_entry")];
+    "net_dma_in_frags": "the same, of drivers that hand over pages",
+        else "their DMA of receives",
+        needs DEVICE, vital false,
+        [tracepoint("napi_gro_frags_entry", 1, "napi_gro_frags_entry")];
+    "net_dma_in_plain": "the same, of drivers that do not merge packets",
+        else "their DMA of receives",
+        needs DEVICE, vital false,
+        [tracepoint("netif_receive_skb_entry", 1, "netif_receive_skb_entry")];
+    "net_dma_in_list": "the same, of drivers that hand over lists",
+        else "their DMA of receives",
+        needs DEVICE, vital false,
+        [tracepoint("netif_receive_skb_list_entry", 1, "netif_receive_skb_list_entry")];
+    "net_dma_in_rx": "the same, of drivers without NAPI",
+        else "their DMA of receives",
+        needs DEVICE, vital false,
+        [tracepoint("netif_rx_entry", 1, "netif_rx_entry")];
+    "pio": "what the CPU moves to and from ATA disks",
+        else "PIO",
+        needs &[], vital false,
+        [kprobe("ata_sff_data_xfer32", 4, "ata_sff_data_xfer32")];
+    "pio_narrow": "the same, in words of 16 bits",
+        else "PIO of old ports",
+        needs &[], vital false,
+        [kprobe("ata_sff_data_xfer", 4, "ata_sff_data_xfer")];
 };
 
 macro_rules! syscalls {

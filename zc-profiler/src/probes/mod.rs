@@ -124,6 +124,8 @@ impl Probes {
         let (mut layout, missing) = kernel::resolve(&btf, &symbols);
         layout.filtered = (scope == Scope::Tree).into();
         layout.preemptible = environment.preemptible.into();
+        let pio_disks = kernel::pio_disks();
+        layout.pio_disks = u32::try_from(pio_disks.len()).unwrap_or(u32::MAX);
         let plan = attach::Plan {
             btf: &btf,
             aya_btf: &aya::Btf::from_sys_fs()?,
@@ -146,6 +148,7 @@ impl Probes {
             forward_logs(&mut ebpf);
         }
         let ledger = open_ledger(&mut ebpf)?;
+        exclude_from_dma(&mut ebpf, &pio_disks)?;
         enable(&mut ebpf)?;
         let probes = Self {
             ebpf,
@@ -205,6 +208,17 @@ fn open_ledger(ebpf: &mut Ebpf) -> Result<Ledger, Error> {
             })?;
     }
     Ok(Ledger::new(processes, take(ebpf, "DROPPED")?))
+}
+
+/// What is asked of these disks is no DMA.
+fn exclude_from_dma(ebpf: &mut Ebpf, disks: &[u32]) -> Result<(), Error> {
+    let name = "PIO_DISKS";
+    let mut map: HashMap<MapData, u32, u8> = take(ebpf, name)?;
+    for disk in disks {
+        map.insert(disk, 1, 0)
+            .map_err(|source| Error::Map { name, source })?;
+    }
+    Ok(())
 }
 
 /// Opens the gate that every program looks at: all are attached.

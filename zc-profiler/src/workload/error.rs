@@ -35,6 +35,14 @@ pub enum Error {
     /// The bytes that arrived are not those that were sent.
     #[error("byte {0} arrived changed")]
     Changed(u64),
+    /// A disk does not hold what the lab is to read from it.
+    #[error("{} does not begin with the lab's pattern: {cause}", path.display())]
+    Pattern {
+        /// Which.
+        path: PathBuf,
+        /// Where it differs.
+        cause: Box<Error>,
+    },
     /// Fewer or more bytes arrived than were sent.
     #[error("{got} bytes arrived of {expected}")]
     Length {
@@ -43,6 +51,9 @@ pub enum Error {
         /// How many came.
         got: u64,
     },
+    /// A scenario was driven that [`Hardware::lacks`](super::Hardware::lacks) something.
+    #[error("there is no NIC to send by")]
+    NoWire,
     /// A worker said why it gave up.
     #[error("the {role}: {message}")]
     Worker {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Calls, Error, SCENARIOS,
-    target::{Address, open, receive},
+    target::{Address, open, receive, settle},
     transfer::{Flow, moved},
 };
 
@@ -121,9 +121,10 @@ fn send(job: &Job) -> Result<Report, Error> {
         .try_clone_to_owned()
         .map(File::from)
         .map_err(Error::call("dup"))?;
+    let sink = open(to)?;
     let flow = Flow {
         source: &source,
-        sink: &open(to)?,
+        sink: &sink,
         payload: *payload,
         chunk: *chunk,
     };
@@ -132,6 +133,7 @@ fn send(job: &Job) -> Result<Report, Error> {
     barrier()?;
     let before = usage()?;
     let calls = transfer.transfer(&flow)?;
+    settle(to, &sink)?;
     let after = usage()?;
     barrier()?;
     Ok(Report {

@@ -1,8 +1,10 @@
 //! The workload generator: every classic way to move a file, with a payload that is known, so that
 //! the ledger can be checked against the truth. It knows nothing of probes.
 
+mod cold_read;
 mod copy_file_range;
 mod error;
+mod hardware;
 mod job;
 mod mmap_write;
 mod pattern;
@@ -19,12 +21,13 @@ mod truth;
 mod worker;
 
 pub use error::Error;
+pub use hardware::{Hardware, Nic, Source, Wire};
 pub use job::{Report, STOP_SWITCHES, Usage, work};
 pub use run::{Meter, MeterError, Plan, Run};
 pub use signals::Signals;
 pub use target::Target;
 pub use transfer::Calls;
-pub use truth::{Difference, Share, Truth};
+pub use truth::{Difference, Moved, Share, Truth};
 pub use worker::COMMAND;
 
 use crate::ledger::Method;
@@ -49,6 +52,8 @@ pub struct Theory {
 pub struct Scenario {
     /// How.
     pub method: &'static str,
+    /// Wherefrom.
+    pub source: Source,
     /// Whereto.
     pub target: Target,
     /// Per chunk.
@@ -118,13 +123,56 @@ const fn always(shares: &'static [Share]) -> Truth {
     Truth {
         because: None,
         shares,
+        moved: None,
     }
 }
 
+const fn moving(moved: Moved, shares: &'static [Share]) -> Truth {
+    Truth {
+        moved: Some(moved),
+        ..always(shares)
+    }
+}
+
+const BY_PIO: Moved = Moved {
+    pio_in: 1,
+    dma_in: 0,
+    sent: 0,
+    lost: 0,
+};
+const BY_DMA: Moved = Moved {
+    pio_in: 0,
+    dma_in: 1,
+    sent: 0,
+    lost: 0,
+};
+const BY_DMA_IN_AND_OUT: Moved = Moved { sent: 1, ..BY_DMA };
+const BY_DMA_AND_LOST: Moved = Moved {
+    lost: 1,
+    ..BY_DMA_IN_AND_OUT
+};
+
 /// Every scenario, in the order of the lab's table.
-pub static SCENARIOS: [Scenario; 8] = [
+pub static SCENARIOS: [Scenario; 12] = [
+    Scenario {
+        method: "pio-read",
+        source: Source::PioDisk,
+        target: Target::Memory,
+        theory: theory(2, 2, 0),
+        truths: &[moving(BY_PIO, &[READ])],
+        prepare: cold_read::prepare,
+    },
+    Scenario {
+        method: "dma-read",
+        source: Source::DmaDisk,
+        target: Target::Memory,
+        theory: theory(2, 1, 1),
+        truths: &[moving(BY_DMA, &[READ])],
+        prepare: cold_read::prepare,
+    },
     Scenario {
         method: "read+write",
+        source: Source::Cached,
         target: Target::Tcp,
         theory: theory(4, 2, 2),
         truths: &[always(&[READ, WRITE])],
@@ -132,6 +180,7 @@ pub static SCENARIOS: [Scenario; 8] = [
     },
     Scenario {
         method: "mmap+write",
+        source: Source::Cached,
         target: Target::Tcp,
         theory: theory(4, 1, 2),
         truths: &[always(&[MMAP, WRITE])],
@@ -139,6 +188,7 @@ pub static SCENARIOS: [Scenario; 8] = [
     },
     Scenario {
         method: "sendfile",
+        source: Source::Cached,
         target: Target::Tcp,
         theory: theory(2, 0, 2),
         truths: &[always(&[Share {
@@ -149,6 +199,7 @@ pub static SCENARIOS: [Scenario; 8] = [
     },
     Scenario {
         method: "splice",
+        source: Source::Cached,
         target: Target::Tcp,
         theory: theory(4, 0, 2),
         truths: &[always(&[Share {
@@ -159,6 +210,7 @@ pub static SCENARIOS: [Scenario; 8] = [
     },
     Scenario {
         method: "read+write",
+        source: Source::Cached,
         target: Target::File,
         theory: theory(4, 2, 2),
         truths: &[always(&[READ, WRITE])],
@@ -166,6 +218,7 @@ pub static SCENARIOS: [Scenario; 8] = [
     },
     Scenario {
         method: "sendfile",
+        source: Source::Cached,
         target: Target::File,
         theory: theory(2, 0, 2),
         truths: &[always(&[Share {
@@ -176,6 +229,7 @@ pub static SCENARIOS: [Scenario; 8] = [
     },
     Scenario {
         method: "splice",
+        source: Source::Cached,
         target: Target::File,
         theory: theory(4, 0, 2),
         truths: &[always(&[Share {
@@ -187,6 +241,7 @@ pub static SCENARIOS: [Scenario; 8] = [
     },
     Scenario {
         method: "copy_file_range",
+        source: Source::Cached,
         target: Target::File,
         theory: theory(2, 1, 2),
         truths: &[
@@ -196,6 +251,7 @@ pub static SCENARIOS: [Scenario; 8] = [
                     in_kernel: 1,
                     ..COPY_FILE_RANGE
                 }],
+                moved: None,
             },
             Truth {
                 because: Some("this file system shared the blocks (reflink) and copied nothing"),
@@ -203,8 +259,38 @@ pub static SCENARIOS: [Scenario; 8] = [
                     zero_copy: 1,
                     ..COPY_FILE_RANGE
                 }],
+                moved: None,
             },
         ],
         prepare: plain::<CopyFileRange>,
+    },
+    Scenario {
+        method: "sendfile",
+        source: Source::DmaDisk,
+        target: Target::Nic { gather: false },
+        theory: theory(2, 1, 2),
+        truths: &[moving(
+            BY_DMA_AND_LOST,
+            &[Share {
+                zero_copy: 1,
+                in_kernel: 1,
+                ..SENDFILE
+            }],
+        )],
+        prepare: plain::<Sendfile>,
+    },
+    Scenario {
+        method: "sendfile",
+        source: Source::DmaDisk,
+        target: Target::Nic { gather: true },
+        theory: theory(2, 0, 2),
+        truths: &[moving(
+            BY_DMA_IN_AND_OUT,
+            &[Share {
+                zero_copy: 1,
+                ..SENDFILE
+            }],
+        )],
+        prepare: plain::<Sendfile>,
     },
 ];

@@ -22,6 +22,23 @@ fn fill(position: u64, buffer: &mut [u8]) {
     }
 }
 
+/// Where `bytes`, found at `position`, are wrong first. `room` holds eight bytes more than they.
+pub(super) fn damage(position: u64, bytes: &[u8], room: &mut [u8]) -> Option<u64> {
+    #[allow(clippy::cast_possible_truncation, reason = "less than WORD")]
+    let inside = (position % WORD as u64) as usize;
+    fill(position - inside as u64, &mut room[..inside + bytes.len()]);
+    let expected = &room[inside..inside + bytes.len()];
+    (bytes != expected).then(|| {
+        let same = bytes.iter().zip(expected).take_while(|(a, b)| a == b);
+        position + same.count() as u64
+    })
+}
+
+/// How much room [`damage`] needs for so many bytes.
+pub(super) const fn room(bytes: usize) -> usize {
+    bytes + WORD
+}
+
 /// Writes the first `payload` bytes.
 pub(super) fn write(to: &mut impl Write, payload: u64) -> std::io::Result<()> {
     let mut buffer = vec![0; BUFFER];
@@ -39,7 +56,7 @@ pub(super) fn write(to: &mut impl Write, payload: u64) -> std::io::Result<()> {
 
 /// Reads to the end and checks every byte and their number.
 pub(super) fn check(from: &mut impl Read, payload: u64) -> Result<(), Error> {
-    let (mut buffer, mut expected) = (vec![0; BUFFER], vec![0; BUFFER + WORD]);
+    let (mut buffer, mut expected) = (vec![0; BUFFER], vec![0; room(BUFFER)]);
     let mut position = 0;
     loop {
         let got = match from.read(&mut buffer) {
@@ -48,13 +65,8 @@ pub(super) fn check(from: &mut impl Read, payload: u64) -> Result<(), Error> {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(Error::call("read")(error)),
         };
-        #[allow(clippy::cast_possible_truncation, reason = "less than WORD")]
-        let inside = (position % WORD as u64) as usize;
-        fill(position - inside as u64, &mut expected[..inside + got]);
-        let expected = &expected[inside..inside + got];
-        if buffer[..got] != *expected {
-            let same = buffer.iter().zip(expected).take_while(|(a, b)| a == b);
-            return Err(Error::Changed(position + same.count() as u64));
+        if let Some(at) = damage(position, &buffer[..got], &mut expected) {
+            return Err(Error::Changed(at));
         }
         position += got as u64;
     }

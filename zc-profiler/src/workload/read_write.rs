@@ -13,13 +13,20 @@ struct ReadWrite {
 }
 
 pub(super) fn prepare(chunk: usize) -> Result<Box<dyn Transfer>, Error> {
+    Ok(Box::new(ReadWrite {
+        buffer: buffer(chunk)?,
+    }))
+}
+
+/// Room for so many bytes.
+pub(super) fn buffer(len: usize) -> Result<Vec<u8>, Error> {
     let mut buffer = Vec::new();
     buffer
-        .try_reserve_exact(chunk)
-        .map_err(|_| Error::TooLarge(chunk as u64))?;
+        .try_reserve_exact(len)
+        .map_err(|_| Error::TooLarge(len as u64))?;
     // Not zero, so that every page is touched here and none faults under measurement.
-    buffer.resize(chunk, 1);
-    Ok(Box::new(ReadWrite { buffer }))
+    buffer.resize(len, 1);
+    Ok(buffer)
 }
 
 impl Transfer for ReadWrite {

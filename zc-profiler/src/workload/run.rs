@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Error, Report, SCENARIOS, STOP_SWITCHES, Scenario, Signals,
+    Error, Hardware, Report, SCENARIOS, STOP_SWITCHES, Scenario, Signals, hardware,
     job::Job,
     target::{self, Sink},
     worker::Worker,
@@ -22,6 +22,7 @@ pub struct Plan {
     chunk: usize,
     dir: PathBuf,
     source: File,
+    hardware: Hardware,
 }
 
 /// A finished scenario.
@@ -54,19 +55,20 @@ pub trait Meter {
 pub type MeterError = Box<dyn error::Error + Send + Sync>;
 
 impl Plan {
-    /// Moves `payload` bytes, asking each call for `chunk`, by way of files in `dir`; makes the file
-    /// that they come from.
+    /// Moves `payload` bytes, asking each call for `chunk`, by way of files in `dir` and of whatever
+    /// hardware there is; makes the file that they come from.
     ///
     /// # Errors
     ///
     /// If the directory or the space in it is not there.
-    pub fn new(dir: &Path, payload: u64, chunk: usize) -> Result<Self, Error> {
+    pub fn new(dir: &Path, payload: u64, chunk: usize, hardware: Hardware) -> Result<Self, Error> {
         let (dir, source) = (dir.into(), target::source(dir, payload)?);
         Ok(Self {
             payload,
             chunk,
             dir,
             source,
+            hardware,
         })
     }
 
@@ -95,7 +97,7 @@ impl Plan {
         signals: &Signals,
         meter: &dyn Meter,
     ) -> Result<Run, Error> {
-        let sink = Sink::new(scenario.target, &self.dir, self.payload)?;
+        let sink = Sink::new(scenario.target, &self.dir, self.payload, &self.hardware)?;
         let job = Job::Send {
             scenario: SCENARIOS
                 .iter()
@@ -105,11 +107,14 @@ impl Plan {
             payload: self.payload,
             chunk: self.chunk,
         };
-        // The sender shares this file's position.
-        let source = (&self.source)
-            .rewind()
-            .and_then(|()| self.source.try_clone())
-            .map_err(Error::call("lseek"))?;
+        let source = match self.hardware.disk(scenario.source) {
+            Some(disk) => hardware::cold(disk, self.payload)?,
+            // The sender shares this file's position.
+            None => (&self.source)
+                .rewind()
+                .and_then(|()| self.source.try_clone())
+                .map_err(Error::call("lseek"))?,
+        };
         let mut sender = Worker::start("sender", &job, source.into())?;
         sender.wait_stopped(signals)?;
         let before = meter.begin(sender.pid()).map_err(Error::Meter)?;

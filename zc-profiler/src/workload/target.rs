@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Seek},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
     os::unix::fs::OpenOptionsExt,
     path::Path,
@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Signals, job::Job, pattern, worker::Worker};
+use super::{Error, Hardware, Nic, Signals, hardware, job::Job, pattern, worker::Worker};
 
 /// What kind of thing receives the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,13 @@ pub enum Target {
     Tcp,
     /// A file in the same directory as the source.
     File,
+    /// The sender's own buffer.
+    Memory,
+    /// A TCP socket behind a NIC, read by another process.
+    Nic {
+        /// Whether the NIC gathers a packet from several places in memory (scatter-gather).
+        gather: bool,
+    },
 }
 
 impl Target {
@@ -31,6 +38,9 @@ impl Target {
         match self {
             Self::Tcp => "tcp",
             Self::File => "file",
+            Self::Memory => "memory",
+            Self::Nic { gather: false } => "nic-sg",
+            Self::Nic { gather: true } => "nic+sg",
         }
     }
 }
@@ -41,17 +51,42 @@ pub(super) enum Address {
     Tcp(SocketAddr),
     /// Inherited; an open file, since it has no name.
     File(RawFd),
+    Memory,
+    Nic {
+        nic: Nic,
+        gather: bool,
+        peer: SocketAddr,
+    },
 }
 
 /// Opens a target in the sender's process; to be called once.
 pub(super) fn open(address: &Address) -> Result<File, Error> {
-    match *address {
-        Address::Tcp(address) => TcpStream::connect(address)
-            .map(|stream| OwnedFd::from(stream).into())
-            .map_err(Error::call("connect")),
+    match address {
+        Address::Tcp(address) => connect(*address),
+        // Opened, never written to.
+        Address::Memory => File::open("/dev/null").map_err(Error::file("/dev/null")),
+        Address::Nic { nic, gather, peer } => {
+            hardware::enter(&nic.netns)?;
+            hardware::set_gather(&nic.name, *gather)?;
+            connect(*peer)
+        }
         // SAFETY: the parent left this descriptor open for this process, which takes it here and
         // nowhere else.
-        Address::File(fd) => Ok(unsafe { File::from_raw_fd(fd) }),
+        Address::File(fd) => Ok(unsafe { File::from_raw_fd(*fd) }),
+    }
+}
+
+fn connect(address: SocketAddr) -> Result<File, Error> {
+    TcpStream::connect(address)
+        .map(|stream| OwnedFd::from(stream).into())
+        .map_err(Error::call("connect"))
+}
+
+/// Waits for what the kernel still has to do for a sender that has made its last call.
+pub(super) fn settle(address: &Address, sink: &File) -> Result<(), Error> {
+    match address {
+        Address::Nic { .. } => hardware::drain(sink.as_fd()),
+        Address::Tcp(_) | Address::File(_) | Address::Memory => Ok(()),
     }
 }
 
@@ -62,11 +97,36 @@ pub(super) enum Sink {
         address: SocketAddr,
     },
     File(File),
+    Memory,
+    Nic {
+        receiver: Worker,
+        nic: Nic,
+        gather: bool,
+        peer: SocketAddr,
+    },
 }
 
 impl Sink {
-    pub fn new(target: Target, dir: &Path, payload: u64) -> Result<Self, Error> {
+    pub fn new(
+        target: Target,
+        dir: &Path,
+        payload: u64,
+        hardware: &Hardware,
+    ) -> Result<Self, Error> {
         match target {
+            Target::Memory => Ok(Self::Memory),
+            Target::Nic { gather } => {
+                let wire = hardware.wire.as_ref().ok_or(Error::NoWire)?;
+                let (receiver, peer) =
+                    hardware::inside(&wire.peer_netns, || listen(wire.peer_address, payload))?;
+                let nic = wire.nic.clone();
+                Ok(Self::Nic {
+                    receiver,
+                    nic,
+                    gather,
+                    peer,
+                })
+            }
             Target::File => {
                 let file = temporary(dir)?;
                 // SAFETY: the descriptor is open; no memory is passed.
@@ -76,11 +136,7 @@ impl Sink {
                 Ok(Self::File(file))
             }
             Target::Tcp => {
-                let listener =
-                    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Error::call("bind"))?;
-                let address = listener.local_addr().map_err(Error::call("getsockname"))?;
-                let stdin = Stdio::from(OwnedFd::from(listener));
-                let receiver = Worker::start("receiver", &Job::Receive { payload }, stdin)?;
+                let (receiver, address) = listen(Ipv4Addr::LOCALHOST.into(), payload)?;
                 Ok(Self::Tcp { receiver, address })
             }
         }
@@ -90,19 +146,38 @@ impl Sink {
         match self {
             Self::Tcp { address, .. } => Address::Tcp(*address),
             Self::File(file) => Address::File(file.as_raw_fd()),
+            Self::Memory => Address::Memory,
+            Self::Nic {
+                nic, gather, peer, ..
+            } => Address::Nic {
+                nic: nic.clone(),
+                gather: *gather,
+                peer: *peer,
+            },
         }
     }
 
     /// Checks, once the sender is gone, that the payload arrived intact.
     pub fn finish(self, payload: u64, signals: &Signals) -> Result<(), Error> {
         match self {
-            Self::Tcp { receiver, .. } => receiver.finish(signals),
+            Self::Tcp { receiver, .. } | Self::Nic { receiver, .. } => receiver.finish(signals),
+            // The sender checks what it has read.
+            Self::Memory => Ok(()),
             Self::File(mut file) => {
                 file.rewind().map_err(Error::call("lseek"))?;
                 pattern::check(&mut file, payload)
             }
         }
     }
+}
+
+/// A receiver of one connection, and its address.
+fn listen(address: IpAddr, payload: u64) -> Result<(Worker, SocketAddr), Error> {
+    let listener = TcpListener::bind((address, 0)).map_err(Error::call("bind"))?;
+    let address = listener.local_addr().map_err(Error::call("getsockname"))?;
+    let stdin = Stdio::from(OwnedFd::from(listener));
+    let receiver = Worker::start("receiver", &Job::Receive { payload }, stdin)?;
+    Ok((receiver, address))
 }
 
 /// The receiver's work: one connection of the listener that standard input is, read to its end.

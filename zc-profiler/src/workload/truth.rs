@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::Calls;
-use crate::ledger::{Counters, Method, MethodTotals};
+use crate::ledger::{Counters, Lost, Method, MethodTotals};
 
 /// What one method must show, its bytes in units of the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,23 @@ impl Share {
     };
 }
 
+/// What devices must move for the sender, in units of the payload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// From a disk, by the CPU.
+    pub pio_in: u64,
+    /// From a disk, by DMA.
+    pub dma_in: u64,
+    /// To a NIC, by DMA; the headers of packets come on top.
+    pub sent: u64,
+    /// What a call passed by reference and the kernel copied all the same, for a NIC that cannot
+    /// gather.
+    pub lost: u64,
+}
+
+/// What disks are read in.
+const PAGE: u64 = 4096;
+
 /// One possible truth about a scenario: these methods with these bytes, and no others.
 #[derive(Clone, Copy, Debug)]
 pub struct Truth {
@@ -47,13 +64,15 @@ pub struct Truth {
     pub because: Option<&'static str>,
     /// A method that is not listed must not appear.
     pub shares: &'static [Share],
+    /// `None` where that is the file system's choice.
+    pub moved: Option<Moved>,
 }
 
 /// A number that is not what it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// The method concerned.
-    pub method: Method,
+    /// The method concerned, if it is one.
+    pub method: Option<Method>,
     /// Which of its numbers, as JSON names it.
     pub field: &'static str,
     /// The truth.
@@ -70,11 +89,10 @@ impl fmt::Display for Difference {
             expected,
             got,
         } = self;
-        write!(
-            f,
-            "{}.{field}: expected {expected}, got {got}",
-            method.name()
-        )
+        if let Some(method) = method {
+            write!(f, "{}.", method.name())?;
+        }
+        write!(f, "{field}: expected {expected}, got {got}")
     }
 }
 
@@ -92,13 +110,18 @@ impl Truth {
                     .unwrap_or(&Share::NOTHING);
                 fields(share, payload, calls.of(method), &measured.method(method)).map(
                     move |(field, expected, got)| Difference {
-                        method,
+                        method: Some(method),
                         field,
                         expected,
                         got,
                     },
                 )
             })
+            .chain(
+                self.moved
+                    .iter()
+                    .flat_map(|moved| moved.against(payload, measured)),
+            )
             .filter(|difference| difference.expected != difference.got)
             .collect()
     }
@@ -108,6 +131,32 @@ impl Truth {
     pub fn calls(&self, chunks: u64) -> u64 {
         let calls = |share: &Share| share.calls_each_chunk * chunks + share.calls_once;
         self.shares.iter().map(calls).sum()
+    }
+}
+
+impl Moved {
+    fn against(self, payload: u64, measured: &Counters) -> [Difference; 4] {
+        let pages = payload.next_multiple_of(PAGE);
+        let (dma, pio) = (measured.dma_bytes, measured.pio_bytes);
+        let sent = self.sent * payload;
+        let lost = measured.lost_zero_copy_bytes.get(&Lost::SgOff).copied();
+        [
+            ("pio_bytes.in", self.pio_in * pages, pio.into),
+            ("dma_bytes.block.in", self.dma_in * pages, dma.block.into),
+            // How many headers there are is TCP's choice.
+            ("dma_bytes.net.out", sent, dma.net.out.min(sent)),
+            (
+                "lost_zero_copy_bytes.sg_off",
+                self.lost * payload,
+                lost.unwrap_or_default(),
+            ),
+        ]
+        .map(|(field, expected, got)| Difference {
+            method: None,
+            field,
+            expected,
+            got,
+        })
     }
 }
 
@@ -154,6 +203,7 @@ mod tests {
             in_kernel: 1,
             ..Share::NOTHING
         }],
+        moved: None,
     };
 
     fn calls() -> Calls {
@@ -232,6 +282,40 @@ mod tests {
         };
         measured.methods.insert(Method::Read, extra);
         assert_eq!(differences(&measured), ["read.calls: expected 0, got 1"]);
+    }
+
+    #[test]
+    fn disks_move_whole_pages_and_nics_headers_too() {
+        let truth = Truth {
+            moved: Some(Moved {
+                dma_in: 1,
+                sent: 1,
+                ..Moved::default()
+            }),
+            ..TRUTH
+        };
+        let found = |change: fn(&mut Counters)| {
+            let mut measured = measured();
+            measured.dma_bytes.block.into = PAGE;
+            measured.dma_bytes.net.out = PAYLOAD + 66;
+            change(&mut measured);
+            let differences = truth.differences(PAYLOAD, &calls(), &measured);
+            let texts: Vec<_> = differences.iter().map(ToString::to_string).collect();
+            texts.join("; ")
+        };
+        assert_eq!(found(|_| {}), "");
+        assert_eq!(
+            found(|measured| measured.dma_bytes.block.into -= 1),
+            "dma_bytes.block.in: expected 4096, got 4095"
+        );
+        assert_eq!(
+            found(|measured| measured.dma_bytes.net.out = 999),
+            "dma_bytes.net.out: expected 1000, got 999"
+        );
+        assert_eq!(
+            found(|measured| measured.pio_bytes.into += 512),
+            "pio_bytes.in: expected 0, got 512"
+        );
     }
 
     #[test]

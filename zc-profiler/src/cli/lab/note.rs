@@ -2,6 +2,7 @@
 
 use crate::{
     export::report::grouped,
+    ledger::{Counters, Lost},
     workload::{Run, Theory, Truth},
 };
 
@@ -16,12 +17,13 @@ struct Case<'a> {
 type Rule = fn(&Case) -> Option<String>;
 
 /// In the order of the table's columns.
-const RULES: [Rule; 6] = [
+const RULES: [Rule; 7] = [
     once_for_all_chunks,
     short_calls,
     page_faults,
     copies,
     passed_twice,
+    copied_later,
     kernel_disagrees,
 ];
 
@@ -44,6 +46,12 @@ pub fn ratio(part: u64, whole: u64) -> f64 {
     } else {
         part as f64 / whole as f64
     }
+}
+
+/// What the CPU moved: copies, and PIO.
+pub fn cpu_bytes(measured: &Counters) -> u64 {
+    let pio = measured.pio_bytes;
+    measured.all_methods().copied_bytes() + pio.into + pio.out
 }
 
 fn once_for_all_chunks(case: &Case) -> Option<String> {
@@ -100,7 +108,8 @@ fn copies(case: &Case) -> Option<String> {
         return Some(because.into());
     }
     let all = case.run.measured.all_methods();
-    if all.copied_bytes() == case.theory.cpu_copies * case.payload {
+    let moved = cpu_bytes(&case.run.measured);
+    if moved == case.theory.cpu_copies * case.payload {
         None
     } else if all.in_kernel.bytes == case.payload && case.theory.cpu_copies == 0 {
         Some(
@@ -109,7 +118,7 @@ fn copies(case: &Case) -> Option<String> {
     } else {
         Some(format!(
             "{:.2} CPU copies where theory has {}",
-            ratio(all.copied_bytes(), case.payload),
+            ratio(moved, case.payload),
             case.theory.cpu_copies
         ))
     }
@@ -122,6 +131,14 @@ fn passed_twice(case: &Case) -> Option<String> {
         share.method.name(),
         share.payload,
         share.zero_copy
+    ))
+}
+
+fn copied_later(case: &Case) -> Option<String> {
+    let lost = case.run.measured.lost_zero_copy_bytes.get(&Lost::SgOff)?;
+    Some(format!(
+        "{} bytes passed by reference were copied all the same, after the call: the NIC cannot gather",
+        grouped(*lost)
     ))
 }
 

@@ -19,6 +19,8 @@ pub struct Document<'a> {
     pub payload_bytes: u64,
     pub chunk_bytes: u64,
     pub rows: &'a [Row],
+    /// Rows that this machine has no hardware for, and why.
+    pub left_out: &'a [String],
 }
 
 #[derive(Debug, Serialize)]
@@ -94,8 +96,8 @@ mod tests {
     use super::super::tables;
     use super::*;
     use crate::{
-        ledger::{Copies, Method, MethodTotals},
-        workload::{Report, SCENARIOS, Scenario, Share, Target, Truth},
+        ledger::{Copies, Lost, Method, MethodTotals},
+        workload::{Hardware, Report, SCENARIOS, Scenario, Share, Target, Truth},
     };
 
     const PAYLOAD: u64 = 1 << 20;
@@ -112,6 +114,15 @@ mod tests {
             measured: Counters::default(),
             report: Report::default(),
         };
+        if let Some(moved) = truth.moved {
+            run.measured.pio_bytes.into = moved.pio_in * PAYLOAD;
+            run.measured.dma_bytes.block.into = moved.dma_in * PAYLOAD;
+            run.measured.dma_bytes.net.out = moved.sent * PAYLOAD;
+            if moved.lost > 0 {
+                let lost = &mut run.measured.lost_zero_copy_bytes;
+                lost.insert(Lost::SgOff, moved.lost * PAYLOAD);
+            }
+        }
         for share in truth.shares {
             let calls = share.calls_each_chunk * chunks + share.calls_once;
             run.report.calls.add(share.method, calls);
@@ -137,7 +148,7 @@ mod tests {
 
     fn row(scenario: &Scenario, truth: &Truth, change: fn(&mut Run)) -> Row {
         let dir = tempfile::tempdir().unwrap();
-        let plan = Plan::new(dir.path(), PAYLOAD, CHUNK).unwrap();
+        let plan = Plan::new(dir.path(), PAYLOAD, CHUNK, Hardware::default()).unwrap();
         let mut run = perfect(truth, plan.chunks());
         change(&mut run);
         Row::new(scenario, &plan, run, Evidence::Measured)
@@ -236,6 +247,7 @@ mod tests {
             payload_bytes: PAYLOAD,
             chunk_bytes: CHUNK as u64,
             rows,
+            left_out: &[],
         }
     }
 
@@ -265,13 +277,13 @@ mod tests {
         };
         assert_eq!(
             line("mmap+write"),
-            "4 2.12 0.00 1 1.00 0.00 1.00 0.00 0.00 2 - 0.00 0.00 OK"
+            "4 2.12 0.00 1 1.00 0.00 1.00 0.00 0.00 0.00 2 0.00 0.00 0.00 OK"
                 .split(' ')
                 .collect::<Vec<_>>()
         );
         assert_eq!(
             line("splice           tcp"),
-            "4 4.00 0.00 0 0.00 0.00 0.00 0.00 2.00 2 - 0.00 0.00 OK"
+            "4 4.00 0.00 0 0.00 0.00 0.00 0.00 0.00 2.00 2 0.00 0.00 0.00 OK"
                 .split(' ')
                 .collect::<Vec<_>>()
         );

@@ -3,16 +3,17 @@
 use std::fmt::Write;
 
 use super::{
-    note::ratio,
+    note::{cpu_bytes, ratio},
     row::{Document, Row},
     size,
 };
-use crate::export::{
-    report::grouped,
-    table::{Column, Table},
+use crate::{
+    export::{
+        report::grouped,
+        table::{Column, Table},
+    },
+    ledger::Flows,
 };
-
-const NOT_MEASURED: &str = "-";
 
 const PER_CHUNK: &[Column] = &[
     Column::words("method"),
@@ -25,6 +26,7 @@ const PER_CHUNK: &[Column] = &[
     Column::of("CPU copies", "to_user"),
     Column::of("CPU copies", "from_user"),
     Column::of("CPU copies", "in_kernel"),
+    Column::of("CPU copies", "PIO"),
     Column::numbers("zero-copy"),
     Column::of("DMA copies", "theory"),
     Column::of("DMA copies", "meas."),
@@ -42,6 +44,9 @@ const TOTAL: &[Column] = &[
     Column::of("bytes copied by the CPU", "from_user"),
     Column::of("bytes copied by the CPU", "in_kernel"),
     Column::numbers("zero-copy bytes"),
+    Column::numbers("PIO bytes"),
+    Column::of("DMA bytes", "disks"),
+    Column::of("DMA bytes", "NICs"),
     Column::of("page faults", "minor"),
     Column::of("page faults", "major"),
     Column::of("context switches", "voluntary"),
@@ -50,8 +55,8 @@ const TOTAL: &[Column] = &[
 
 const FOOTNOTES: &str = "\
 Copies and zero-copy per chunk: bytes moved so, as a share of the payload. Mode switches: two for a system call of a
-method, two for a page fault in user mode. DMA is not measured yet: the source lies in the page cache and loopback has
-no device, so none is expected before a written file goes to disk.
+method, two for a page fault in user mode. DMA copies: what disks and NICs moved for the sender, headers of packets
+included; a source in the page cache and loopback need none, and a written file goes to disk later.
 ";
 
 /// Everything that goes under the eyes of people.
@@ -81,7 +86,17 @@ pub fn report(document: &Document) -> String {
             let _ = writeln!(text, "  {note}");
         }
     }
+    if !document.left_out.is_empty() {
+        text.push('\n');
+    }
+    for line in document.left_out {
+        let _ = writeln!(text, "left out: {line}");
+    }
     text
+}
+
+const fn both(flows: Flows) -> u64 {
+    flows.into + flows.out
 }
 
 fn per_chunk_cells(
@@ -91,7 +106,7 @@ fn per_chunk_cells(
     evidence: &str,
 ) -> [String; PER_CHUNK.len()] {
     let known = |cell: String| match evidence {
-        "derived" => NOT_MEASURED.to_owned(),
+        "derived" => "-".to_owned(),
         _ => cell,
     };
     let all = row.measured.all_methods();
@@ -104,13 +119,14 @@ fn per_chunk_cells(
         each(row.measured.mode_switches.syscall),
         each(row.measured.mode_switches.fault),
         row.theory.cpu_copies.to_string(),
-        share(all.copied_bytes()),
+        share(cpu_bytes(&row.measured)),
         share(all.to_user.bytes),
         share(all.from_user.bytes),
         known(share(all.in_kernel.bytes)),
+        share(both(row.measured.pio_bytes)),
         known(share(all.zero_copy_bytes)),
         row.theory.dma_copies.to_string(),
-        NOT_MEASURED.into(),
+        share(both(row.measured.dma_bytes.block) + both(row.measured.dma_bytes.net)),
         each(row.measured.context_switches.voluntary),
         each(row.measured.context_switches.involuntary),
         verdict(row, evidence).into(),
@@ -137,6 +153,9 @@ fn total_cells(row: &Row) -> [String; TOTAL.len()] {
         grouped(all.from_user.bytes),
         grouped(all.in_kernel.bytes),
         grouped(all.zero_copy_bytes),
+        grouped(both(measured.pio_bytes)),
+        grouped(both(measured.dma_bytes.block)),
+        grouped(both(measured.dma_bytes.net)),
         grouped(measured.page_faults.minor),
         grouped(measured.page_faults.major),
         grouped(measured.context_switches.voluntary),

@@ -1,0 +1,511 @@
+//! Datagrams, and copies that the network stack makes on behalf of a socket.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Read},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::net::UnixDatagram,
+    },
+    process::Command,
+    ptr,
+    sync::atomic::Ordering,
+    thread,
+};
+
+use zc_profiler::ledger::{
+    Direction::{FromUser, ToUser},
+    DmaBytes, Lost, Method,
+};
+
+use crate::{
+    expect::{Expect, check},
+    support::{Child, Measured, measure, ok, shared},
+};
+
+/// The last two do not fit a packet of 1500 bytes.
+const DATAGRAMS: [usize; 4] = [1, 1_000, 9_000, 60_001];
+const LOOPBACK: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
+
+fn run(program: &str, arguments: &str) {
+    let output = Command::new(program)
+        .args(arguments.split_whitespace())
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(
+        output.status.success(),
+        "{program} {arguments}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Does the work in a thread of its own, in a fresh network namespace whose loopback takes packets
+/// of 1500 bytes.
+fn with_small_packets(work: impl FnOnce() + Send) {
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // SAFETY: concerns this thread alone.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "unshare");
+            run("ip", "link set lo mtu 1500 up");
+            work();
+        });
+    });
+}
+
+fn udp(address: IpAddr) -> (UdpSocket, UdpSocket) {
+    let receiver = UdpSocket::bind((address, 0)).expect("bind");
+    let sender = UdpSocket::bind((address, 0)).expect("bind");
+    sender
+        .connect(receiver.local_addr().expect("address"))
+        .expect("connect");
+    (sender, receiver)
+}
+
+fn send(fd: RawFd, data: &[u8], flags: i32) {
+    // SAFETY: the slice is valid.
+    let sent = unsafe { libc::send(fd, data.as_ptr().cast(), data.len(), flags) };
+    assert_eq!(ok("send", sent), data.len());
+}
+
+fn recv(fd: RawFd, buffer: &mut [u8], flags: i32) -> usize {
+    // SAFETY: the slice is valid.
+    let received = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), flags) };
+    ok("recv", received)
+}
+
+fn exchanged(name: &str, from: RawFd, to: RawFd, size: usize) {
+    let data = vec![3u8; size];
+    let mut buffer = vec![0u8; size];
+    let measured = measure(|| {
+        send(from, &data, 0);
+        assert_eq!(recv(to, &mut buffer, 0), size);
+    });
+    let bytes = size as u64;
+    check(
+        name,
+        &measured.counters,
+        &[
+            Expect::of(Method::Send, bytes).copied(FromUser).calls(1),
+            Expect::of(Method::Recv, bytes).copied(ToUser).calls(1),
+        ],
+    );
+    assert_eq!(measured.counters.dma_bytes, DmaBytes::default(), "{name}");
+}
+
+#[test]
+fn datagrams_are_copied_once_in_and_once_out() {
+    for size in DATAGRAMS {
+        for address in LOOPBACK {
+            let (sender, receiver) = udp(address);
+            let name = format!("udp {address} {size}");
+            exchanged(&name, sender.as_raw_fd(), receiver.as_raw_fd(), size);
+        }
+        let (sender, receiver) = UnixDatagram::pair().expect("socketpair");
+        let name = format!("unix datagram {size}");
+        exchanged(&name, sender.as_raw_fd(), receiver.as_raw_fd(), size);
+    }
+}
+
+#[test]
+fn fragmented_datagrams_are_copied_once_too() {
+    with_small_packets(|| {
+        for size in DATAGRAMS {
+            for address in LOOPBACK {
+                let (sender, receiver) = udp(address);
+                let name = format!("fragmented udp {address} {size}");
+                exchanged(&name, sender.as_raw_fd(), receiver.as_raw_fd(), size);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_truncated_datagram_copies_what_the_buffer_holds() {
+    for size in [1_000, 60_001] {
+        for address in LOOPBACK {
+            let (sender, receiver) = udp(address);
+            let data = vec![4u8; size];
+            send(sender.as_raw_fd(), &data, 0);
+            let fd = receiver.as_raw_fd();
+            let mut buffer = [0u8; 100];
+            let measured = measure(|| {
+                assert_eq!(recv(fd, &mut buffer, libc::MSG_PEEK), 100);
+                assert_eq!(recv(fd, &mut buffer, libc::MSG_TRUNC), size);
+            });
+            let expected = Expect {
+                to_user: 200,
+                ..Expect::of(Method::Recv, 100 + size as u64).calls(2)
+            };
+            check("truncated", &measured.counters, &[expected]);
+        }
+    }
+}
+
+#[test]
+fn many_messages_in_a_call_are_all_counted() {
+    const SIZES: [usize; 3] = [100, 2_000, 8_000];
+    for address in LOOPBACK {
+        let (sender, receiver) = udp(address);
+        let (from, to) = (sender.as_raw_fd(), receiver.as_raw_fd());
+        let mut buffer = vec![5u8; 10_000];
+        let total: usize = SIZES.iter().sum();
+        let measured = measure(|| {
+            let mut vectors = SIZES.map(|size| libc::iovec {
+                iov_base: buffer.as_mut_ptr().cast(),
+                iov_len: size,
+            });
+            // SAFETY: zeros are a message without anything.
+            let mut messages: [libc::mmsghdr; 3] = unsafe { std::mem::zeroed() };
+            for (message, vector) in messages.iter_mut().zip(&mut vectors) {
+                message.msg_hdr.msg_iov = vector;
+                message.msg_hdr.msg_iovlen = 1;
+            }
+            // SAFETY: messages, vectors and buffer are valid.
+            unsafe {
+                assert_eq!(libc::sendmmsg(from, messages.as_mut_ptr(), 3, 0), 3);
+                let received = libc::recvmmsg(to, messages.as_mut_ptr(), 3, 0, ptr::null_mut());
+                assert_eq!(received, 3);
+            }
+        });
+        let bytes = total as u64;
+        check(
+            "messages",
+            &measured.counters,
+            &[
+                Expect::of(Method::Send, bytes).copied(FromUser).calls(1),
+                Expect::of(Method::Recv, bytes).copied(ToUser).calls(1),
+            ],
+        );
+    }
+}
+
+/// Receives everything, then hangs up.
+fn drained(mut receiver: TcpStream) -> thread::JoinHandle<usize> {
+    thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 20];
+        let mut total = 0;
+        loop {
+            match receiver.read(&mut buffer).expect("receive") {
+                0 => return total,
+                bytes => total += bytes,
+            }
+        }
+    })
+}
+
+fn tcp() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let sender = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+    let (receiver, _) = listener.accept().expect("accept");
+    (sender, receiver)
+}
+
+/// Waits until the peer, having received everything, hangs up: one read of nothing.
+fn hang_up(stream: &TcpStream) {
+    stream
+        .shutdown(std::net::Shutdown::Write)
+        .expect("shutdown");
+    let mut byte = [0];
+    let mut stream = stream;
+    assert_eq!(stream.read(&mut byte).expect("read the end"), 0);
+}
+
+fn allow_zerocopy(stream: &TcpStream) {
+    let on = 1i32;
+    // SAFETY: the option's value is valid for the call.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ZEROCOPY,
+            (&raw const on).cast(),
+            size_of::<i32>() as u32,
+        )
+    };
+    assert_eq!(result, 0, "SO_ZEROCOPY: {}", io::Error::last_os_error());
+}
+
+const CHUNK: usize = 65_536;
+const CHUNKS: usize = 16;
+const BYTES: u64 = (CHUNK * CHUNKS) as u64;
+
+fn send_chunks(stream: &TcpStream, data: &[u8], flags: i32) {
+    for _ in 0..CHUNKS {
+        let mut left = data;
+        while !left.is_empty() {
+            // SAFETY: the slice is valid.
+            let sent =
+                unsafe { libc::send(stream.as_raw_fd(), left.as_ptr().cast(), left.len(), flags) };
+            left = &left[ok("send", sent)..];
+        }
+    }
+}
+
+fn lost(measured: &Measured) -> Vec<(Lost, u64)> {
+    let reasons: &BTreeMap<_, _> = &measured.counters.lost_zero_copy_bytes;
+    reasons
+        .iter()
+        .map(|(reason, bytes)| (*reason, *bytes))
+        .collect()
+}
+
+#[test]
+fn zerocopy_over_loopback_is_copied_for_the_sender_and_for_no_bystander() {
+    // On the same CPU, and always ready to run: interrupts come on top of it.
+    let done = shared();
+    crate::support::profiler();
+    let bystander = Child::stopped_before(|| while done.load(Ordering::Relaxed) == 0 {});
+    bystander.wait_stopped();
+    bystander.go_on();
+
+    let (sender, receiver) = tcp();
+    allow_zerocopy(&sender);
+    let sink = drained(receiver);
+    let data = vec![7u8; CHUNK];
+    let measured = measure(|| {
+        send_chunks(&sender, &data, libc::MSG_ZEROCOPY);
+        hang_up(&sender);
+    });
+    assert_eq!(sink.join().expect("sink") as u64, BYTES);
+    let sent = Expect::of(Method::Send, BYTES).zero_copy(BYTES);
+    check(
+        "MSG_ZEROCOPY",
+        &measured.counters,
+        &[
+            Expect {
+                in_kernel: BYTES,
+                ..sent
+            },
+            Expect::of(Method::Read, 0).calls(1),
+        ],
+    );
+    assert_eq!(lost(&measured), [(Lost::ZerocopyCopied, BYTES)]);
+
+    done.store(1, Ordering::Relaxed);
+    bystander.wait_stopped();
+    let process = bystander.process().expect("the bystander was seen");
+    bystander.go_on();
+    bystander.wait_exited();
+    assert_eq!(process.counters.all_methods().copied_bytes(), 0);
+    assert!(process.counters.lost_zero_copy_bytes.is_empty());
+    assert!(
+        process.counters.context_switches.involuntary > 0,
+        "the bystander ran in between"
+    );
+}
+
+#[test]
+fn splices_and_copies_of_files_that_copy_are_lost_zero_copy() {
+    let path = "/dev/shm/lost-source";
+    fs::write(path, vec![1u8; CHUNK]).expect("write");
+    let source = File::open(path).expect("open");
+    let target = File::create("/dev/shm/lost-target").expect("create");
+    let (from, to) = (source.as_raw_fd(), target.as_raw_fd());
+    let null = ptr::null_mut::<libc::loff_t>();
+    let mut offset = 0;
+    let measured = measure(|| {
+        // SAFETY: the offset is valid where one is passed.
+        unsafe {
+            let sent = libc::sendfile(to, from, &raw mut offset, CHUNK);
+            assert_eq!(ok("sendfile", sent), CHUNK);
+            let copied = libc::copy_file_range(from, null, to, null, CHUNK, 0);
+            assert_eq!(ok("copy_file_range", copied), CHUNK);
+        }
+    });
+    for path in [path, "/dev/shm/lost-target"] {
+        fs::remove_file(path).expect("unlink");
+    }
+    let bytes = CHUNK as u64;
+    assert_eq!(
+        lost(&measured),
+        [
+            (Lost::SpliceCopied, bytes),
+            (Lost::CopyFileRangeCopied, bytes)
+        ]
+    );
+}
+
+/// Two network namespaces joined by a cable, taken away on drop.
+struct Cable;
+
+const NAMESPACES: [&str; 2] = ["zc-near", "zc-far"];
+
+impl Cable {
+    fn new() -> Self {
+        for namespace in NAMESPACES {
+            run("ip", &format!("netns add {namespace}"));
+        }
+        run(
+            "ip",
+            "link add near netns zc-near type veth peer name far netns zc-far",
+        );
+        for (namespace, device, address) in [
+            ("zc-near", "near", "10.9.9.1"),
+            ("zc-far", "far", "10.9.9.2"),
+        ] {
+            run(
+                "ip",
+                &format!("-n {namespace} addr add {address}/24 dev {device}"),
+            );
+            run("ip", &format!("-n {namespace} link set {device} up"));
+        }
+        Self
+    }
+
+    /// A connection across it, the near end first.
+    fn tcp(&self) -> (TcpStream, TcpStream) {
+        let address: SocketAddr = "10.9.9.2:7".parse().expect("address");
+        let listener = inside(NAMESPACES[1], || TcpListener::bind(address).expect("bind"));
+        let sender = inside(NAMESPACES[0], || {
+            TcpStream::connect(address).expect("connect")
+        });
+        (sender, listener.accept().expect("accept").0)
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        for namespace in NAMESPACES {
+            let _ = Command::new("ip")
+                .args(["netns", "del", namespace])
+                .status();
+        }
+    }
+}
+
+/// What is done in a network namespace, by a thread of its own.
+fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let path = format!("/run/netns/{namespace}");
+            let file = File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+            // SAFETY: concerns this thread alone.
+            let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+            assert_eq!(result, 0, "setns: {}", io::Error::last_os_error());
+            work()
+        });
+        thread.join().expect("work in a network namespace")
+    })
+}
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct EthtoolValue {
+    command: u32,
+    value: u32,
+}
+
+/// `ethtool -K DEVICE sg off`.
+fn scatter_gather_off(device: &str) {
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    const ETHTOOL_SSG: u32 = 0x19;
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("socket");
+    let mut value = EthtoolValue {
+        command: ETHTOOL_SSG,
+        value: 0,
+    };
+    // SAFETY: zeros are an empty request.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (target, byte) in request.ifr_name.iter_mut().zip(device.bytes()) {
+        *target = byte.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    // SAFETY: the request and what it points to are valid for the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+    assert_eq!(result, 0, "sg off: {}", io::Error::last_os_error());
+}
+
+/// What the socket sent again: each byte of it was segmented, so copied, again.
+fn sent_again(stream: &TcpStream) -> u64 {
+    /// Of `tcpi_bytes_retrans` in `struct tcp_info`.
+    const OFFSET: usize = 208;
+    let mut info = [0u64; 32];
+    let mut length = size_of_val(&info) as u32;
+    // SAFETY: the buffer has that length.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    assert_eq!(result, 0, "TCP_INFO");
+    assert!(length as usize >= OFFSET + 8, "tcpi_bytes_retrans");
+    info[OFFSET / 8]
+}
+
+#[test]
+fn without_scatter_gather_the_sender_pays_for_segmentation() {
+    let cable = Cable::new();
+    inside(NAMESPACES[0], || scatter_gather_off("near"));
+    let data = vec![8u8; CHUNK];
+    let path = "/dev/shm/segmented";
+    fs::write(path, &data).expect("write");
+    let file = File::open(path).expect("open");
+    fs::remove_file(path).expect("unlink");
+    for method in [Method::Write, Method::Sendfile, Method::Send] {
+        let (sender, receiver) = cable.tcp();
+        if method == Method::Send {
+            allow_zerocopy(&sender);
+        }
+        let sink = drained(receiver);
+        let again = shared();
+        let measured = measure(|| {
+            match method {
+                Method::Send => send_chunks(&sender, &data, libc::MSG_ZEROCOPY),
+                Method::Write => {
+                    for _ in 0..CHUNKS {
+                        // SAFETY: the slice is valid.
+                        let written =
+                            unsafe { libc::write(sender.as_raw_fd(), data.as_ptr().cast(), CHUNK) };
+                        assert_eq!(ok("write", written), CHUNK);
+                    }
+                }
+                _ => {
+                    for _ in 0..CHUNKS {
+                        let mut offset = 0;
+                        // SAFETY: the offset is valid.
+                        let sent = unsafe {
+                            libc::sendfile(
+                                sender.as_raw_fd(),
+                                file.as_raw_fd(),
+                                &raw mut offset,
+                                CHUNK,
+                            )
+                        };
+                        assert_eq!(ok("sendfile", sent), CHUNK);
+                    }
+                }
+            }
+            hang_up(&sender);
+            again.store(sent_again(&sender), Ordering::SeqCst);
+        });
+        assert_eq!(sink.join().expect("sink") as u64, BYTES);
+        let copied = BYTES + again.load(Ordering::SeqCst);
+        let mut expected = Expect {
+            in_kernel: copied,
+            ..Expect::of(method, BYTES)
+        };
+        let wanted = if method == Method::Write {
+            expected.from_user = BYTES;
+            vec![]
+        } else {
+            expected.zero_copy = BYTES;
+            vec![(Lost::SgOff, copied)]
+        };
+        check(
+            &format!("sg off, {}", method.name()),
+            &measured.counters,
+            &[expected, Expect::of(Method::Read, 0).calls(1)],
+        );
+        assert_eq!(lost(&measured), wanted, "{}", method.name());
+        assert_eq!(measured.counters.dma_bytes, DmaBytes::default(), "veth");
+    }
+}

@@ -1,0 +1,136 @@
+//! The table at the end of the tests: which path of the bytes is counted how, on which kernel. The
+//! tests write a line for each path that they have proven (`support::path`); this reads them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+/// Names the file that the tests of one kernel add lines to.
+pub const VARIABLE: &str = "ZC_PATHS";
+
+/// How well a path's bytes are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Word {
+    /// To the byte, counted at the copy.
+    Exact,
+    /// Inferred from what system calls returned.
+    Derived,
+    /// No test of it passed there.
+    Absent,
+}
+
+impl Word {
+    const ALL: [Self; 3] = [Self::Exact, Self::Derived, Self::Absent];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Derived => "derived",
+            Self::Absent => "absent",
+        }
+    }
+}
+
+/// One kernel's column.
+pub type Column = BTreeMap<String, Word>;
+
+/// What the tests of one kernel have written; nothing if they did not come to it.
+pub fn read(file: &Path) -> Result<Column> {
+    match fs::read_to_string(file) {
+        Ok(text) => parse(&text),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Column::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
+    }
+}
+
+/// Lines of a path's name and, as the last word, how its bytes are known. Of two lines on one path
+/// the weaker holds.
+fn parse(text: &str) -> Result<Column> {
+    let mut column = Column::new();
+    for line in text.lines() {
+        let parts = line.rsplit_once(' ');
+        let word = |name| Word::ALL.into_iter().find(|word| word.name() == name);
+        let Some((path, word)) = parts.and_then(|(path, name)| Some((path, word(name)?))) else {
+            bail!("a test wrote `{line}`, which is no path and word");
+        };
+        let known = column.entry(path.to_owned()).or_insert(word);
+        *known = word.max(*known);
+    }
+    Ok(column)
+}
+
+/// Paths down, kernels across.
+pub struct Matrix(pub Vec<(String, Column)>);
+
+impl Matrix {
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|(_, column)| column.is_empty())
+    }
+}
+
+impl fmt::Display for Matrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const TITLE: &str = "path by kernel";
+        let paths: BTreeSet<&String> = self
+            .0
+            .iter()
+            .flat_map(|(_, column)| column.keys())
+            .collect();
+        let names = paths.iter().map(|path| path.chars().count());
+        let width = names.chain([TITLE.len()]).max().unwrap_or_default();
+        let line =
+            |f: &mut fmt::Formatter<'_>, name: &str, cells: &mut dyn Iterator<Item = &str>| {
+                let cells: Vec<_> = cells.map(|cell| format!("  {cell:<7}")).collect();
+                writeln!(
+                    f,
+                    "{}",
+                    format!("{name:width$}{}", cells.concat()).trim_end()
+                )
+            };
+        line(f, TITLE, &mut self.0.iter().map(|(kernel, _)| &**kernel))?;
+        for path in paths {
+            let word = |column: &Column| column.get(path).copied().unwrap_or(Word::Absent).name();
+            line(f, path, &mut self.0.iter().map(|(_, column)| word(column)))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_a_kernel_lacks_is_absent_there() {
+        let column = |text| parse(text).unwrap();
+        let matrix = Matrix(vec![
+            ("5.10".into(), column("read ext4 exact\n")),
+            ("6.1".into(), column("read ext4 derived\nsend_zc exact\n")),
+        ]);
+        assert_eq!(
+            matrix.to_string(),
+            "path by kernel  5.10     6.1\n\
+             read ext4       exact    derived\n\
+             send_zc         absent   exact\n"
+        );
+    }
+
+    #[test]
+    fn the_weaker_word_holds() {
+        for text in ["a b exact\na b derived\n", "a b derived\na b exact\n"] {
+            assert_eq!(parse(text).unwrap()["a b"], Word::Derived);
+        }
+    }
+
+    #[test]
+    fn other_words_are_refused() {
+        for text in ["a nearly\n", "exact\n", "\n"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+        assert!(read(Path::new("/no/such/file")).unwrap().is_empty());
+    }
+}

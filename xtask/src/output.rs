@@ -1,0 +1,99 @@
+//! Where a machine's output goes: to this process's streams, or there with a name before each line,
+//! where two machines run at the same time.
+
+use std::io::{self, Write};
+
+/// What the command writes to.
+pub struct Output {
+    pub stdout: Box<dyn Write + Send>,
+    pub stderr: Box<dyn Write + Send>,
+}
+
+impl Output {
+    /// This process's own streams.
+    pub fn ours() -> Self {
+        Self {
+            stdout: Box::new(io::stdout()),
+            stderr: Box::new(io::stderr()),
+        }
+    }
+
+    /// The same with `name` before each line, and whole lines only.
+    pub fn named(name: &str) -> Self {
+        Self {
+            stdout: Box::new(Named::new(name, io::stdout())),
+            stderr: Box::new(Named::new(name, io::stderr())),
+        }
+    }
+}
+
+struct Named<W: Write> {
+    name: String,
+    line: Vec<u8>,
+    to: W,
+}
+
+impl<W: Write> Named<W> {
+    fn new(name: &str, to: W) -> Self {
+        Self {
+            name: format!("{name:>4} | "),
+            line: Vec::new(),
+            to,
+        }
+    }
+
+    fn end_line(&mut self) -> io::Result<()> {
+        let mut whole = self.name.clone().into_bytes();
+        whole.append(&mut self.line);
+        whole.push(b'\n');
+        // In one call, so that no other machine's line comes between.
+        self.to.write_all(&whole)
+    }
+}
+
+impl<W: Write> Write for Named<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, ended) = match piece.strip_suffix(b"\n") {
+                Some(text) => (text, true),
+                None => (piece, false),
+            };
+            self.line.extend_from_slice(text);
+            if ended {
+                self.end_line()?;
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+impl<W: Write> Drop for Named<W> {
+    fn drop(&mut self) {
+        if !self.line.is_empty() {
+            let _ = self.end_line();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_has_its_machine_s_name() {
+        let mut written = Vec::new();
+        let mut named = Named::new("6.1", &mut written);
+        for piece in ["test a ... ", "ok\n\nte", "st b"] {
+            named.write_all(piece.as_bytes()).unwrap();
+        }
+        drop(named);
+        assert_eq!(
+            String::from_utf8(written).unwrap(),
+            " 6.1 | test a ... ok\n 6.1 | \n 6.1 | test b\n"
+        );
+    }
+}

@@ -1,0 +1,137 @@
+//! The carriers of UDP.
+
+use aya_ebpf::{
+    macros::{fentry, fexit},
+    programs::{FEntryContext, FExitContext},
+};
+use zc_profiler_ebpf::{Direction, Dropped};
+
+use crate::{
+    call, copies,
+    kernel::{Side, field, layout, probe},
+    process,
+};
+
+/// `int udp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, ...)` and `udpv6_recvmsg`, on
+/// all kernels.
+///
+/// Lets the exit count the whole datagram: a linear one is copied without `skb_copy_datagram_iter`, a
+/// fragmented one with it. Without it, the latter are counted twice.
+#[fentry(function = "udp_recvmsg")]
+pub fn udp_recvmsg_begin(_ctx: FEntryContext) -> i32 {
+    call::begin_datagram();
+    0
+}
+
+/// The same for IPv6.
+#[fentry(function = "udpv6_recvmsg")]
+pub fn udpv6_recvmsg_begin(_ctx: FEntryContext) -> i32 {
+    call::begin_datagram();
+    0
+}
+
+macro_rules! receives {
+    ($($(#[$doc:meta])* $name:ident $function:literal $returned:literal;)*) => {$(
+        $(#[$doc])*
+        #[fexit(function = $function)]
+        pub fn $name(ctx: FExitContext) -> i32 {
+            received(&ctx, ctx.arg($returned));
+            0
+        }
+    )*};
+}
+
+receives! {
+    /// `int udp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)`, from 7.0 on.
+    ///
+    /// Counts UDP to user. Without it, what UDP sockets receive is not counted.
+    udp_recvmsg_4 "udp_recvmsg" 4;
+    /// The same with `int *addr_len`, from 5.19 on.
+    udp_recvmsg_5 "udp_recvmsg" 5;
+    /// The same with `int noblock` before the flags, before 5.19.
+    udp_recvmsg_6 "udp_recvmsg" 6;
+    /// The same for IPv6, from 7.0 on.
+    udpv6_recvmsg_4 "udpv6_recvmsg" 4;
+    /// The same for IPv6, from 5.19 on.
+    udpv6_recvmsg_5 "udpv6_recvmsg" 5;
+    /// The same for IPv6, before 5.19.
+    udpv6_recvmsg_6 "udpv6_recvmsg" 6;
+}
+
+#[inline(always)]
+fn received(ctx: &FExitContext, returned: i32) {
+    call::end_datagram();
+    let message: *const u8 = ctx.arg(1);
+    let room: u64 = ctx.arg(2);
+    // With MSG_TRUNC the return value is the datagram's length, of which only this much was copied.
+    let bytes = i64::from(returned).min(room.min(i64::MAX as u64) as i64);
+    copies::moved(
+        bytes,
+        message.wrapping_add(layout!(msghdr_msg_iter) as usize),
+        Direction::ToUser,
+    );
+}
+
+/// `int ip_generic_getfrag(void *from, char *to, int offset, int len, int odd, struct sk_buff *skb)`,
+/// on all kernels; `from` is a `struct msghdr *`.
+///
+/// Counts user to UDP and raw sockets, IPv4 and IPv6. Without it, what they are sent is not counted.
+#[fexit(function = "ip_generic_getfrag")]
+pub fn ip_generic_getfrag(ctx: FExitContext) -> i32 {
+    if ctx.arg::<i32>(6) != 0 || !process::enabled() {
+        return 0;
+    }
+    let message: u64 = ctx.arg(0);
+    let bytes = i64::from(ctx.arg::<i32>(3));
+    // The kernel declares it as void, so it is no typed pointer.
+    let iter = message + u64::from(layout!(msghdr_msg_iter));
+    let side = Side::of_type(probe(iter + u64::from(layout!(iter_type))));
+    match side.direction(Direction::FromUser) {
+        Ok(Some(direction)) => copies::copied(direction, bytes),
+        Ok(None) => {}
+        Err(()) => {
+            process::dropped(Dropped::UnknownIter, 1);
+            process::dropped(Dropped::UnknownIterBytes, bytes.max(0) as u64);
+        }
+    }
+    0
+}
+
+/// `int __zerocopy_sg_from_iter(struct msghdr *msg, struct sock *sk, struct sk_buff *skb, struct
+/// iov_iter *from, size_t length)`, from 6.0 on.
+///
+/// Counts what `MSG_ZEROCOPY` passes to datagram sockets by reference. Without it, it is payload that
+/// is neither copied nor zero-copy.
+#[fexit(function = "__zerocopy_sg_from_iter")]
+pub fn zerocopy_sg_from_iter(ctx: FExitContext) -> i32 {
+    referenced(ctx.arg(1), ctx.arg::<i64>(4), ctx.arg(5));
+    0
+}
+
+/// The same with `struct net_devmem_dmabuf_binding *binding`, from 6.16 on.
+#[fexit(function = "__zerocopy_sg_from_iter")]
+pub fn zerocopy_sg_from_iter_6(ctx: FExitContext) -> i32 {
+    referenced(ctx.arg(1), ctx.arg::<i64>(4), ctx.arg(6));
+    0
+}
+
+/// `int skb_zerocopy_iter_dgram(struct sk_buff *skb, struct msghdr *msg, int len)`, before 6.0.
+///
+/// Counts the same.
+#[fexit(function = "skb_zerocopy_iter_dgram")]
+pub fn skb_zerocopy_iter_dgram(ctx: FExitContext) -> i32 {
+    if ctx.arg::<i32>(3) == 0 {
+        copies::passed_by_reference(i64::from(ctx.arg::<i32>(2)));
+    }
+    0
+}
+
+const SOCK_DGRAM: u16 = 2;
+
+#[inline(always)]
+fn referenced(socket: *const u8, bytes: i64, result: i32) {
+    // Streams are counted by their own carrier, which calls this one.
+    if result == 0 && field::<u16>(socket, layout!(sock_type)) == SOCK_DGRAM {
+        copies::passed_by_reference(bytes);
+    }
+}

@@ -1,0 +1,291 @@
+//! Copies between socket buffers, and whose they are.
+//!
+//! They happen in interrupts, on top of whatever task runs, and in queues that one process drains for
+//! another. So they belong to the socket: to the process that used it last, else to the kernel.
+
+use aya_ebpf::{
+    macros::{fentry, fexit, map},
+    maps::{HashMap, PerCpuArray},
+    programs::{FEntryContext, FExitContext},
+};
+use zc_profiler_ebpf::{Direction, Dropped, Lost, Method, Owner, ProcessKey};
+
+use crate::{
+    copies,
+    kernel::{Task, field, in_interrupt, layout, probe},
+    process::{self, Entry},
+};
+
+/// By the address of the `struct sock`, which is only ever compared.
+#[map]
+static SOCKETS: HashMap<u64, Owner> = HashMap::with_max_entries(32_768, 0);
+
+/// A copy that is about to happen between two buffers of a receive queue.
+#[repr(C)]
+struct Coalescing {
+    from: u64,
+    /// Where it will go, so that another copy is not mistaken for it.
+    to: u64,
+    socket: u64,
+}
+
+#[map]
+static COALESCING: PerCpuArray<Coalescing> = PerCpuArray::with_max_entries(1, 0);
+
+#[derive(Clone, Copy)]
+enum Use {
+    Send,
+    Receive,
+}
+
+/// Notes that the running task uses a socket.
+#[inline(always)]
+fn remember(socket: u64, used: Use) {
+    if !process::enabled() {
+        return;
+    }
+    let task = Task::current();
+    let Some(method) = task.method() else {
+        return;
+    };
+    let method = u32::from(method);
+    let key = task.process();
+    if let Some(owner) = SOCKETS.get_ptr_mut(&socket) {
+        // SAFETY: a live map value, aligned to 8; each store is whole, and written only if it changes.
+        unsafe {
+            let process = owner.cast::<u64>();
+            let this = u64::from(key.pid) | u64::from(key.start) << 32;
+            if process.read_volatile() != this {
+                process.write_volatile(this);
+            }
+            let last = match used {
+                Use::Send => &raw mut (*owner).sent,
+                Use::Receive => &raw mut (*owner).received,
+            };
+            if last.read_volatile() != method {
+                last.write_volatile(method);
+            }
+        }
+        return;
+    }
+    // Under a filter the sockets of other processes would only take room.
+    if layout!(filtered) != 0 && process::at(&key).is_none() {
+        return;
+    }
+    let other = Method::Other as u32;
+    let owner = Owner {
+        pid: key.pid,
+        start: key.start,
+        sent: if matches!(used, Use::Send) {
+            method
+        } else {
+            other
+        },
+        received: if matches!(used, Use::Send) {
+            other
+        } else {
+            method
+        },
+    };
+    if SOCKETS.insert(&socket, &owner, 0).is_err() {
+        process::dropped(Dropped::SocketMapFull, 1);
+    }
+}
+
+macro_rules! uses {
+    ($($name:ident $function:literal $used:ident;)*) => {$(
+        #[doc = concat!("Entry of `", $function, "(struct sock *sk, ...)`.")]
+        ///
+        /// Notes whose socket it is. Without it, work for it in interrupts is charged to the kernel.
+        #[fentry(function = $function)]
+        pub fn $name(ctx: FEntryContext) -> i32 {
+            remember(ctx.arg(0), Use::$used);
+            0
+        }
+    )*};
+}
+
+uses! {
+    owner_tcp_send "tcp_sendmsg_locked" Send;
+    owner_tcp_sendpages "do_tcp_sendpages" Send;
+    owner_tcp_recv "tcp_recvmsg" Receive;
+    owner_udp_send "udp_sendmsg" Send;
+    owner_udpv6_send "udpv6_sendmsg" Send;
+}
+
+/// `void inet_sock_destruct(struct sock *sk)`, on all kernels.
+///
+/// Forgets whose socket it was. Without it, the map fills up and a new socket at the same address is
+/// charged to the old one's process until it is used.
+#[fentry(function = "inet_sock_destruct")]
+pub fn owner_gone(ctx: FEntryContext) -> i32 {
+    let _ = SOCKETS.remove(ctx.arg::<u64>(0));
+    0
+}
+
+/// The process of a socket, and its last method of sending and of receiving.
+#[inline(always)]
+fn owner(socket: u64) -> Option<(Entry, Owner)> {
+    if socket == 0 {
+        return None;
+    }
+    let owner = SOCKETS.get_ptr(&socket)?;
+    // SAFETY: a live map value.
+    let owner = unsafe { owner.read_volatile() };
+    let entry = process::at(&ProcessKey {
+        pid: owner.pid,
+        start: owner.start,
+    })?;
+    Some((entry, owner))
+}
+
+/// The entry that work done for a socket is charged to.
+#[inline(always)]
+pub fn charged(socket: u64) -> Option<Entry> {
+    owner(socket).map_or_else(process::kernel, |(entry, _)| Some(entry))
+}
+
+#[inline(always)]
+fn copied(socket: u64, used: Use, bytes: i64, lost: Option<Lost>) {
+    if bytes <= 0 || !process::enabled() {
+        return;
+    }
+    if let Some((entry, owner)) = owner(socket) {
+        let method = match used {
+            Use::Send => owner.sent,
+            Use::Receive => owner.received,
+        };
+        entry.add_copy(method as u8, Direction::InKernel, bytes as u64);
+        if let Some(reason) = lost {
+            entry.add_lost(reason, bytes as u64);
+        }
+    } else if socket != 0 || in_interrupt() {
+        copies::copied_by_kernel(Direction::InKernel, bytes);
+        if let Some(reason) = lost
+            && let Some(entry) = process::kernel()
+        {
+            entry.add_lost(reason, bytes as u64);
+        }
+    } else {
+        copies::copied(Direction::InKernel, bytes);
+    }
+}
+
+/// `bool skb_try_coalesce(struct sk_buff *to, struct sk_buff *from, bool *fragstolen, int
+/// *delta_truesize)`, on all kernels.
+///
+/// Notes to which receiver's queue the copy inside belongs. Without it, such copies are charged to
+/// the kernel.
+#[fentry(function = "skb_try_coalesce")]
+pub fn skb_try_coalesce(ctx: FEntryContext) -> i32 {
+    let (to, from): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(1));
+    let length: u32 = field(from, layout!(skb_len));
+    let tail: u32 = field(to, layout!(skb_tail));
+    let end: u32 = field(to, layout!(skb_end));
+    let paged: u32 = field(to, layout!(skb_data_len));
+    // Otherwise pages change hands, and nothing is copied.
+    if paged == 0
+        && u64::from(tail) + u64::from(length) <= u64::from(end)
+        && let Some(slot) = COALESCING.get_ptr_mut(0)
+    {
+        let head: u64 = field(to, layout!(skb_head));
+        let socket: u64 = field(to, layout!(skb_sk));
+        // SAFETY: this CPU's value; the copy follows at once, with bottom halves off.
+        unsafe {
+            (*slot).from = ctx.arg(1);
+            (*slot).to = head + u64::from(tail);
+            (*slot).socket = socket;
+        }
+    }
+    0
+}
+
+/// `int skb_copy_bits(const struct sk_buff *skb, int offset, void *to, int len)`, on all kernels.
+///
+/// Counts copies between socket buffers: segmentation in software, coalescing, header pulls.
+/// Without it, those are not counted.
+#[fexit(function = "skb_copy_bits")]
+pub fn skb_copy_bits(ctx: FExitContext) -> i32 {
+    if ctx.arg::<i32>(4) != 0 {
+        return 0;
+    }
+    let bytes = i64::from(ctx.arg::<i32>(3));
+    let (from, to): (u64, u64) = (ctx.arg(0), ctx.arg(2));
+    if let Some(slot) = COALESCING.get_ptr_mut(0) {
+        // SAFETY: this CPU's value.
+        let socket = unsafe {
+            if (*slot).from == from && (*slot).to == to {
+                (*slot).from = 0;
+                (*slot).socket
+            } else {
+                0
+            }
+        };
+        if socket != 0 {
+            copied(socket, Use::Receive, bytes, None);
+            return 0;
+        }
+    }
+    between_buffers(ctx.arg(0), bytes);
+    0
+}
+
+/// `__wsum skb_copy_and_csum_bits(const struct sk_buff *skb, int offset, u8 *to, int len)`, on all
+/// kernels, before 5.11 with `__wsum csum`; it cannot fail.
+///
+/// Counts what `skb_copy_bits` does for devices that cannot checksum either. Without it, their
+/// segmentation is not counted.
+#[fentry(function = "skb_copy_and_csum_bits")]
+pub fn skb_copy_and_csum_bits(ctx: FEntryContext) -> i32 {
+    between_buffers(ctx.arg(0), i64::from(ctx.arg::<i32>(3)));
+    0
+}
+
+#[inline(always)]
+fn between_buffers(skb: *const u8, bytes: i64) {
+    let socket: u64 = field(skb, layout!(skb_sk));
+    let lost = if socket != 0 && by_reference(skb) {
+        Some(Lost::SgOff)
+    } else {
+        None
+    };
+    copied(socket, Use::Send, bytes, lost);
+}
+
+/// Whether a buffer holds pages that user space still sees.
+#[inline(always)]
+fn by_reference(skb: *const u8) -> bool {
+    let flags: u8 = probe(shared_info(skb) + u64::from(layout!(shinfo_flags)));
+    u32::from(flags) & layout!(shinfo_shared) != 0
+}
+
+/// The address of its `skb_shared_info`.
+#[inline(always)]
+fn shared_info(skb: *const u8) -> u64 {
+    let head: u64 = field(skb, layout!(skb_head));
+    let end: u32 = field(skb, layout!(skb_end));
+    head + u64::from(end)
+}
+
+/// `int skb_copy_ubufs(struct sk_buff *skb, gfp_t gfp_mask)`, on all kernels; at entry, since the
+/// function replaces what it copies.
+///
+/// Counts the copy that `MSG_ZEROCOPY` data suffers when it is delivered locally. Without it, such
+/// sends look cheaper than they are.
+#[fentry(function = "skb_copy_ubufs")]
+pub fn skb_copy_ubufs(ctx: FEntryContext) -> i32 {
+    let skb: *const u8 = ctx.arg(0);
+    let length: u32 = field(skb, layout!(skb_data_len));
+    // On delivery the buffer has left its socket. But MSG_ZEROCOPY's notification lies in the control
+    // block of another, which has not.
+    let notification: u64 = probe(shared_info(skb) + u64::from(layout!(shinfo_destructor_arg)));
+    let callback: u64 = probe(notification + u64::from(layout!(ubuf_callback)));
+    if callback != 0 && callback == layout!(zerocopy_callback) {
+        let holder = notification.wrapping_sub(u64::from(layout!(skb_cb)));
+        let socket: u64 = probe(holder + u64::from(layout!(skb_sk)));
+        copied(socket, Use::Send, length.into(), Some(Lost::ZerocopyCopied));
+    } else {
+        copied(field(skb, layout!(skb_sk)), Use::Send, length.into(), None);
+    }
+    0
+}
