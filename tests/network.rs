@@ -191,10 +191,15 @@ fn drained(mut receiver: TcpStream) -> thread::JoinHandle<usize> {
         let mut total = 0;
         loop {
             match receiver.read(&mut buffer).expect("receive") {
-                0 => return total,
+                0 => break,
                 bytes => total += bytes,
             }
         }
+        // Closing would not do: forked children hold the socket too.
+        receiver
+            .shutdown(std::net::Shutdown::Write)
+            .expect("hang up");
+        total
     })
 }
 
@@ -205,7 +210,7 @@ fn tcp() -> (TcpStream, TcpStream) {
     (sender, receiver)
 }
 
-/// Waits until the peer, having received everything, hangs up: one read of nothing.
+/// Waits until the peer, having received everything, hangs up: one recv of nothing.
 fn hang_up(stream: &TcpStream) {
     stream
         .shutdown(std::net::Shutdown::Write)
@@ -267,24 +272,31 @@ fn zerocopy_over_loopback_is_copied_for_the_sender_and_for_no_bystander() {
     allow_zerocopy(&sender);
     let sink = drained(receiver);
     let data = vec![7u8; CHUNK];
+    let again = shared();
     let measured = measure(|| {
         send_chunks(&sender, &data, libc::MSG_ZEROCOPY);
         hang_up(&sender);
+        again.store(sent_again(&sender), Ordering::SeqCst);
     });
     assert_eq!(sink.join().expect("sink") as u64, BYTES);
-    let sent = Expect::of(Method::Send, BYTES).zero_copy(BYTES);
+    let copied = BYTES + again.load(Ordering::SeqCst);
     check(
         "MSG_ZEROCOPY",
         &measured.counters,
         &[
             Expect {
-                in_kernel: BYTES,
-                ..sent
+                in_kernel: copied,
+                ..Expect::of(Method::Send, BYTES).zero_copy(BYTES)
             },
-            Expect::of(Method::Read, 0).calls(1),
+            Expect::of(Method::Recv, 0).calls(1),
         ],
     );
-    assert_eq!(lost(&measured), [(Lost::ZerocopyCopied, BYTES)]);
+    assert_eq!(
+        lost(&measured),
+        [(Lost::ZerocopyCopied, copied)],
+        "sent again: {}",
+        copied - BYTES
+    );
 
     done.store(1, Ordering::Relaxed);
     bystander.wait_stopped();
@@ -306,14 +318,14 @@ fn splices_and_copies_of_files_that_copy_are_lost_zero_copy() {
     let source = File::open(path).expect("open");
     let target = File::create("/dev/shm/lost-target").expect("create");
     let (from, to) = (source.as_raw_fd(), target.as_raw_fd());
-    let null = ptr::null_mut();
+    let null = ptr::null_mut::<libc::loff_t>();
     let mut offset = 0;
     let measured = measure(|| {
         // SAFETY: the offset is valid where one is passed.
         unsafe {
             let sent = libc::sendfile(to, from, &raw mut offset, CHUNK);
             assert_eq!(ok("sendfile", sent), CHUNK);
-            let copied = libc::copy_file_range(from, null.cast(), to, null.cast(), CHUNK, 0);
+            let copied = libc::copy_file_range(from, null, to, null, CHUNK, 0);
             assert_eq!(ok("copy_file_range", copied), CHUNK);
         }
     });
@@ -420,7 +432,7 @@ fn scatter_gather_off(device: &str) {
     assert_eq!(result, 0, "sg off: {}", io::Error::last_os_error());
 }
 
-/// What the socket sent again: each byte of it was segmented, so copied, again.
+/// What the socket sent again: each byte of it was copied again.
 fn sent_again(stream: &TcpStream) -> u64 {
     /// Of `tcpi_bytes_retrans` in `struct tcp_info`.
     const OFFSET: usize = 208;
@@ -503,7 +515,7 @@ fn without_scatter_gather_the_sender_pays_for_segmentation() {
         check(
             &format!("sg off, {}", method.name()),
             &measured.counters,
-            &[expected, Expect::of(Method::Read, 0).calls(1)],
+            &[expected, Expect::of(Method::Recv, 0).calls(1)],
         );
         assert_eq!(lost(&measured), wanted, "{}", method.name());
         assert_eq!(measured.counters.dma_bytes, DmaBytes::default(), "veth");
