@@ -168,8 +168,8 @@ fn many_messages_in_a_call_are_all_counted() {
             // SAFETY: messages, vectors and buffer are valid.
             unsafe {
                 assert_eq!(libc::sendmmsg(from, messages.as_mut_ptr(), 3, 0), 3);
-                let received = libc::recvmmsg(to, messages.as_mut_ptr(), 3, 0, ptr::null_mut());
-                assert_eq!(received, 3);
+                let taken = libc::recvmmsg(to, messages.as_mut_ptr(), 3, 0, ptr::null_mut());
+                assert_eq!(taken, 3);
             }
         });
         let bytes = total as u64;
@@ -220,6 +220,10 @@ fn hang_up(stream: &TcpStream) {
     assert_eq!(stream.read(&mut byte).expect("read the end"), 0);
 }
 
+fn socklen<T>(value: &T) -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of_val(value)).expect("a small value")
+}
+
 fn allow_zerocopy(stream: &TcpStream) {
     let on = 1i32;
     // SAFETY: the option's value is valid for the call.
@@ -229,7 +233,7 @@ fn allow_zerocopy(stream: &TcpStream) {
             libc::SOL_SOCKET,
             libc::SO_ZEROCOPY,
             (&raw const on).cast(),
-            size_of::<i32>() as u32,
+            socklen(&on),
         )
     };
     assert_eq!(result, 0, "SO_ZEROCOPY: {}", io::Error::last_os_error());
@@ -370,7 +374,7 @@ impl Cable {
     }
 
     /// A connection across it, the near end first.
-    fn tcp(&self) -> (TcpStream, TcpStream) {
+    fn tcp() -> (TcpStream, TcpStream) {
         let address: SocketAddr = "10.9.9.2:7".parse().expect("address");
         let listener = inside(NAMESPACES[1], || TcpListener::bind(address).expect("bind"));
         let sender = inside(NAMESPACES[0], || {
@@ -437,7 +441,7 @@ fn sent_again(stream: &TcpStream) -> u64 {
     /// Of `tcpi_bytes_retrans` in `struct tcp_info`.
     const OFFSET: usize = 208;
     let mut info = [0u64; 32];
-    let mut length = size_of_val(&info) as u32;
+    let mut length = socklen(&info);
     // SAFETY: the buffer has that length.
     let result = unsafe {
         libc::getsockopt(
@@ -455,7 +459,7 @@ fn sent_again(stream: &TcpStream) -> u64 {
 
 #[test]
 fn without_scatter_gather_the_sender_pays_for_segmentation() {
-    let cable = Cable::new();
+    let _cable = Cable::new();
     inside(NAMESPACES[0], || scatter_gather_off("near"));
     let data = vec![8u8; CHUNK];
     let path = "/dev/shm/segmented";
@@ -463,7 +467,7 @@ fn without_scatter_gather_the_sender_pays_for_segmentation() {
     let file = File::open(path).expect("open");
     fs::remove_file(path).expect("unlink");
     for method in [Method::Write, Method::Sendfile, Method::Send] {
-        let (sender, receiver) = cable.tcp();
+        let (sender, receiver) = Cable::tcp();
         if method == Method::Send {
             allow_zerocopy(&sender);
         }

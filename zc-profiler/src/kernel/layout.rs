@@ -64,16 +64,10 @@ pub fn resolve(
     symbols: &HashMap<String, u64, impl BuildHasher>,
 ) -> (KernelLayout, Vec<(Need, String)>) {
     let mut missing = Vec::new();
-    let mut member = |need: Need, structure: &str, path: &str| {
-        btf.member(structure, path).unwrap_or_else(|| {
-            missing.push((need, format!("{structure}.{path}")));
-            ABSENT
-        })
-    };
+    let devices = devices(btf, &mut missing);
+    let mut member = |need, structure, path| member(btf, &mut missing, need, structure, path);
     // Before 5.14 each type was one bit of `type`, above the direction in bit 0.
     let bitwise = btf.member("iov_iter", "iter_type").is_none();
-    // Before 5.12 the flags of a socket buffer's pages were among those of its transmission.
-    let separate = btf.member("skb_shared_info", "flags").is_some();
     let mut layout = KernelLayout {
         task_flags: member(Need::Task, "task_struct", "flags"),
         task_pid: member(Need::Task, "task_struct", "pid"),
@@ -98,6 +92,55 @@ pub fn resolve(
         iter_type_shift: if bitwise { 2 } else { 0 },
         msghdr_msg_iter: member(Need::Message, "msghdr", "msg_iter"),
         skb_data_len: member(Need::Skb, "sk_buff", "data_len"),
+        has_task_btf: btf.has_function("bpf_get_current_task_btf").into(),
+        has_task_pt_regs: btf.has_function("bpf_task_pt_regs").into(),
+        ..devices
+    };
+    layout.stack_regs = THREAD_SIZE - btf.size("pt_regs").unwrap_or_default();
+    let types = |names: &[&str]| {
+        names
+            .iter()
+            .filter_map(|name| btf.enumerator("iter_type", name))
+            .fold(0, |bits, value| {
+                bits | 1 << ((value >> layout.iter_type_shift) & 31)
+            })
+    };
+    (layout.iter_user, layout.iter_kernel, layout.iter_none) =
+        (types(&USER), types(&KERNEL), types(&NONE));
+    if layout.iter_user == 0 {
+        missing.push((Need::Iter, "enum iter_type".into()));
+    }
+    layout.zerocopy_callback = ZEROCOPY_CALLBACKS
+        .iter()
+        .find_map(|name| symbols.get(*name))
+        .copied()
+        .unwrap_or_default();
+    let pcpu_hot = symbols
+        .get("pcpu_hot")
+        .zip(btf.member("pcpu_hot", "preempt_count"));
+    let preempt_count = symbols
+        .get("__preempt_count")
+        .copied()
+        .or(pcpu_hot.map(|(address, offset)| address + u64::from(offset)));
+    match (symbols.get("__per_cpu_offset"), preempt_count) {
+        (Some(offsets), Some(count)) => {
+            layout.per_cpu_offset = *offsets;
+            layout.preempt_count = count;
+        }
+        _ => missing.push((
+            Need::PreemptCount,
+            "__preempt_count in /proc/kallsyms".into(),
+        )),
+    }
+    (layout, missing)
+}
+
+/// The part that concerns sockets, network devices and disks.
+fn devices(btf: &Btf, missing: &mut Vec<(Need, String)>) -> KernelLayout {
+    let mut member = |need, structure, path| member(btf, missing, need, structure, path);
+    // Before 5.12 the flags of a socket buffer's pages were among those of its transmission.
+    let separate = btf.member("skb_shared_info", "flags").is_some();
+    KernelLayout {
         sock_type: member(Need::Skb, "sock", "sk_type"),
         skb_sk: member(Need::Skb, "sk_buff", "sk"),
         skb_len: member(Need::Skb, "sk_buff", "len"),
@@ -141,45 +184,20 @@ pub fn resolve(
             .unwrap_or_else(|| member(Need::Bio, "block_device", "bd_device.parent")),
         gendisk_major: member(Need::Bio, "gendisk", "major"),
         gendisk_first_minor: member(Need::Bio, "gendisk", "first_minor"),
-        has_task_btf: btf.has_function("bpf_get_current_task_btf").into(),
-        has_task_pt_regs: btf.has_function("bpf_task_pt_regs").into(),
         ..KernelLayout::UNKNOWN
-    };
-    layout.stack_regs = THREAD_SIZE - btf.size("pt_regs").unwrap_or_default();
-    let types = |names: &[&str]| {
-        names
-            .iter()
-            .filter_map(|name| btf.enumerator("iter_type", name))
-            .fold(0, |bits, value| {
-                bits | 1 << ((value >> layout.iter_type_shift) & 31)
-            })
-    };
-    (layout.iter_user, layout.iter_kernel, layout.iter_none) =
-        (types(&USER), types(&KERNEL), types(&NONE));
-    if layout.iter_user == 0 {
-        missing.push((Need::Iter, "enum iter_type".into()));
     }
-    layout.zerocopy_callback = ZEROCOPY_CALLBACKS
-        .iter()
-        .find_map(|name| symbols.get(*name))
-        .copied()
-        .unwrap_or_default();
-    let pcpu_hot = symbols
-        .get("pcpu_hot")
-        .zip(btf.member("pcpu_hot", "preempt_count"));
-    let preempt_count = symbols
-        .get("__preempt_count")
-        .copied()
-        .or(pcpu_hot.map(|(address, offset)| address + u64::from(offset)));
-    match (symbols.get("__per_cpu_offset"), preempt_count) {
-        (Some(offsets), Some(count)) => {
-            layout.per_cpu_offset = *offsets;
-            layout.preempt_count = count;
-        }
-        _ => missing.push((
-            Need::PreemptCount,
-            "__preempt_count in /proc/kallsyms".into(),
-        )),
-    }
-    (layout, missing)
+}
+
+/// The offset of a member, noted as missing if the kernel does not have it.
+fn member(
+    btf: &Btf,
+    missing: &mut Vec<(Need, String)>,
+    need: Need,
+    structure: &str,
+    path: &str,
+) -> u32 {
+    btf.member(structure, path).unwrap_or_else(|| {
+        missing.push((need, format!("{structure}.{path}")));
+        ABSENT
+    })
 }
