@@ -14,6 +14,7 @@ use std::{
 use zc_profiler::{
     Profiler, Scope,
     ledger::{Counters, Method, MethodTotals, Process, Snapshot},
+    probes::Evidence,
 };
 
 /// One profiler for all tests of this process, counting the whole machine.

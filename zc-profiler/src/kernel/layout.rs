@@ -72,16 +72,10 @@ pub fn resolve(
     symbols: &HashMap<String, u64, impl BuildHasher>,
 ) -> (KernelLayout, Vec<(Need, String)>) {
     let mut missing = Vec::new();
-    let mut member = |need: Need, structure: &str, path: &str| {
-        btf.member(structure, path).unwrap_or_else(|| {
-            missing.push((need, format!("{structure}.{path}")));
-            ABSENT
-        })
-    };
+    let devices = devices(btf, &mut missing);
+    let mut member = |need, structure, path| member(btf, &mut missing, need, structure, path);
     // Before 5.14 each type was one bit of `type`, above the direction in bit 0.
     let bitwise = btf.member("iov_iter", "iter_type").is_none();
-    // Before 5.12 the flags of a socket buffer's pages were among those of its transmission.
-    let separate = btf.member("skb_shared_info", "flags").is_some();
     let mut layout = KernelLayout {
         task_flags: member(Need::Task, "task_struct", "flags"),
         task_pid: member(Need::Task, "task_struct", "pid"),
@@ -113,52 +107,9 @@ pub fn resolve(
         io_kiocb_opcode: member(Need::Request, "io_kiocb", "opcode"),
         io_uring_cqe_res: member(Need::Request, "io_uring_cqe", "res"),
         has_completed_request: (btf.tracepoint_arguments("io_uring_complete") != Some(4)).into(),
-        sock_type: member(Need::Skb, "sock", "sk_type"),
-        skb_sk: member(Need::Skb, "sk_buff", "sk"),
-        skb_len: member(Need::Skb, "sk_buff", "len"),
-        skb_cb: member(Need::Skb, "sk_buff", "cb"),
-        skb_head: member(Need::Skb, "sk_buff", "head"),
-        skb_data: member(Need::Skb, "sk_buff", "data"),
-        skb_tail: member(Need::Skb, "sk_buff", "tail"),
-        skb_end: member(Need::Skb, "sk_buff", "end"),
-        skb_dev: member(Need::Skb, "sk_buff", "dev"),
-        skb_mac_header: member(Need::Skb, "sk_buff", "mac_header"),
-        shinfo_flags: member(
-            Need::Skb,
-            "skb_shared_info",
-            if separate { "flags" } else { "tx_flags" },
-        ),
-        shinfo_shared: if separate {
-            SHARED_FRAG
-        } else {
-            SHARED_FRAG_TX
-        },
-        shinfo_destructor_arg: member(Need::Skb, "skb_shared_info", "destructor_arg"),
-        // Renamed in 6.10.
-        ubuf_callback: btf
-            .member("ubuf_info", "ops")
-            .unwrap_or_else(|| member(Need::Skb, "ubuf_info", "callback")),
-        net_device_parent: member(Need::NetDevice, "net_device", "dev.parent"),
-        bio_opf: member(Need::Bio, "bio", "bi_opf"),
-        bio_size: member(Need::Bio, "bio", "bi_iter.bi_size"),
-        bio_bdev: btf.member("bio", "bi_bdev").unwrap_or(ABSENT),
-        // Before 5.12 the bio points to the disk itself, whose first partition is part of it.
-        bdev_disk: btf
-            .member("bio", "bi_disk")
-            .unwrap_or_else(|| member(Need::Bio, "block_device", "bd_disk")),
-        gendisk_part0: if btf.member("bio", "bi_bdev").is_some() {
-            member(Need::Bio, "gendisk", "part0")
-        } else {
-            ABSENT
-        },
-        part0_parent: btf
-            .member("gendisk", "part0.__dev.parent")
-            .unwrap_or_else(|| member(Need::Bio, "block_device", "bd_device.parent")),
-        gendisk_major: member(Need::Bio, "gendisk", "major"),
-        gendisk_first_minor: member(Need::Bio, "gendisk", "first_minor"),
         has_task_btf: btf.has_function("bpf_get_current_task_btf").into(),
         has_task_pt_regs: btf.has_function("bpf_task_pt_regs").into(),
-        ..KernelLayout::UNKNOWN
+        ..devices
     };
     if btf.has_function("copy_user_large_folio") {
         // Renamed in 6.14.
@@ -207,4 +158,71 @@ pub fn resolve(
         )),
     }
     (layout, missing)
+}
+
+/// The part that concerns sockets, network devices and disks.
+fn devices(btf: &Btf, missing: &mut Vec<(Need, String)>) -> KernelLayout {
+    let mut member = |need, structure, path| member(btf, missing, need, structure, path);
+    // Before 5.12 the flags of a socket buffer's pages were among those of its transmission.
+    let separate = btf.member("skb_shared_info", "flags").is_some();
+    KernelLayout {
+        sock_type: member(Need::Skb, "sock", "sk_type"),
+        skb_sk: member(Need::Skb, "sk_buff", "sk"),
+        skb_len: member(Need::Skb, "sk_buff", "len"),
+        skb_cb: member(Need::Skb, "sk_buff", "cb"),
+        skb_head: member(Need::Skb, "sk_buff", "head"),
+        skb_data: member(Need::Skb, "sk_buff", "data"),
+        skb_tail: member(Need::Skb, "sk_buff", "tail"),
+        skb_end: member(Need::Skb, "sk_buff", "end"),
+        skb_dev: member(Need::Skb, "sk_buff", "dev"),
+        skb_mac_header: member(Need::Skb, "sk_buff", "mac_header"),
+        shinfo_flags: member(
+            Need::Skb,
+            "skb_shared_info",
+            if separate { "flags" } else { "tx_flags" },
+        ),
+        shinfo_shared: if separate {
+            SHARED_FRAG
+        } else {
+            SHARED_FRAG_TX
+        },
+        shinfo_destructor_arg: member(Need::Skb, "skb_shared_info", "destructor_arg"),
+        // Renamed in 6.10.
+        ubuf_callback: btf
+            .member("ubuf_info", "ops")
+            .unwrap_or_else(|| member(Need::Skb, "ubuf_info", "callback")),
+        net_device_parent: member(Need::NetDevice, "net_device", "dev.parent"),
+        bio_opf: member(Need::Bio, "bio", "bi_opf"),
+        bio_size: member(Need::Bio, "bio", "bi_iter.bi_size"),
+        bio_bdev: btf.member("bio", "bi_bdev").unwrap_or(ABSENT),
+        // Before 5.12 the bio points to the disk itself, whose first partition is part of it.
+        bdev_disk: btf
+            .member("bio", "bi_disk")
+            .unwrap_or_else(|| member(Need::Bio, "block_device", "bd_disk")),
+        gendisk_part0: if btf.member("bio", "bi_bdev").is_some() {
+            member(Need::Bio, "gendisk", "part0")
+        } else {
+            ABSENT
+        },
+        part0_parent: btf
+            .member("gendisk", "part0.__dev.parent")
+            .unwrap_or_else(|| member(Need::Bio, "block_device", "bd_device.parent")),
+        gendisk_major: member(Need::Bio, "gendisk", "major"),
+        gendisk_first_minor: member(Need::Bio, "gendisk", "first_minor"),
+        ..KernelLayout::UNKNOWN
+    }
+}
+
+/// The offset of a member, noted as missing if the kernel does not have it.
+fn member(
+    btf: &Btf,
+    missing: &mut Vec<(Need, String)>,
+    need: Need,
+    structure: &str,
+    path: &str,
+) -> u32 {
+    btf.member(structure, path).unwrap_or_else(|| {
+        missing.push((need, format!("{structure}.{path}")));
+        ABSENT
+    })
 }
