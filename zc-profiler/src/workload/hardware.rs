@@ -85,24 +85,25 @@ impl Hardware {
 /// A disk that holds the payload, at its start, with nothing of it in the page cache.
 pub(super) fn cold(path: &Path, payload: u64) -> Result<File, Error> {
     let mut disk = File::open(path).map_err(Error::file(path))?;
+    // No read-ahead: it is no payload, and that of the check would still come in under measurement.
+    advise(&disk, libc::POSIX_FADV_RANDOM)?;
     pattern::check(&mut (&disk).take(payload), payload).map_err(|cause| Error::Pattern {
         path: path.into(),
         cause: Box::new(cause),
     })?;
     disk.rewind().map_err(Error::file(path))?;
-    // The second forbids to read more than what is asked for: read-ahead is no payload.
-    for advice in [libc::POSIX_FADV_DONTNEED, libc::POSIX_FADV_RANDOM] {
-        // SAFETY: the file is open; no memory is passed.
-        match unsafe { libc::posix_fadvise(disk.as_raw_fd(), 0, 0, advice) } {
-            0 => {}
-            error => {
-                return Err(Error::call("posix_fadvise")(io::Error::from_raw_os_error(
-                    error,
-                )));
-            }
-        }
-    }
+    advise(&disk, libc::POSIX_FADV_DONTNEED)?;
     Ok(disk)
+}
+
+fn advise(file: &File, advice: libc::c_int) -> Result<(), Error> {
+    // SAFETY: the file is open; no memory is passed.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, advice) } {
+        0 => Ok(()),
+        error => Err(Error::call("posix_fadvise")(io::Error::from_raw_os_error(
+            error,
+        ))),
+    }
 }
 
 /// Moves this thread to a network namespace.
