@@ -5,7 +5,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::Path,
     thread,
 };
@@ -54,10 +54,14 @@ fn mapped() -> Expect {
 }
 
 /// A file without a name, of `BYTES` bytes.
-fn file(dir: &str) -> File {
+fn file(dir: &str, flags: i32) -> File {
     let path = Path::new(dir).join("io_uring");
     fs::write(&path, vec![9u8; CHUNK * TIMES]).expect("write");
-    let file = OpenOptions::new().read(true).write(true).open(&path);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(flags)
+        .open(&path);
     fs::remove_file(&path).expect("unlink");
     file.expect("open")
 }
@@ -103,7 +107,7 @@ fn files_copy_once_whoever_carries_it_out() {
                 (ring::READ_FIXED, ToUser),
                 (ring::WRITE_FIXED, FromUser),
             ] {
-                let file = file(dir);
+                let file = file(dir, 0);
                 let fixed = matches!(opcode, ring::READ_FIXED | ring::WRITE_FIXED);
                 let mut buffer = vec![1u8; CHUNK];
                 let (counters, enters) = run(setup, &mut buffer, fixed, |buffer, time| {
@@ -119,6 +123,28 @@ fn files_copy_once_whoever_carries_it_out() {
                 let case = format!("{dir} {way} {opcode}");
                 check(&case, &counters, &[expected, mapped()]);
             }
+        }
+    }
+}
+
+#[repr(C, align(4096))]
+struct Pages([u8; 8_192]);
+
+#[test]
+fn direct_io_copies_nothing() {
+    for (way, setup, flags) in WAYS {
+        for opcode in [ring::READ, ring::READ_FIXED, ring::WRITE, ring::WRITE_FIXED] {
+            let file = file("/lab", libc::O_DIRECT);
+            let fixed = matches!(opcode, ring::READ_FIXED | ring::WRITE_FIXED);
+            let mut pages = Box::new(Pages([1; 8_192]));
+            let (counters, enters) = run(setup, &mut pages.0, fixed, |buffer, time| {
+                Request::new(opcode, file.as_raw_fd(), buffer)
+                    .at((time * buffer.len()) as u64)
+                    .with(flags)
+            });
+            // What completes elsewhere is seen by no witness of direct I/O: payload without copies.
+            let expected = payload(8_192 * TIMES as u64).calls(enters);
+            check(&format!("{way} {opcode}"), &counters, &[expected, mapped()]);
         }
     }
 }
@@ -198,7 +224,7 @@ fn a_splice_moves_pages_and_copies_them_to_a_file_in_the_kernel() {
     let mut ends = [0; 2];
     // SAFETY: room for two descriptors.
     assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0, "pipe");
-    let (from, to) = (file("/lab"), file("/lab"));
+    let (from, to) = (file("/lab", 0), file("/lab", 0));
     let enters = shared();
     let measured = measure(|| {
         let mut ring = Ring::new(0);
