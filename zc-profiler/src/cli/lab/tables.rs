@@ -30,8 +30,8 @@ const PER_CHUNK: &[Column] = &[
     Column::numbers("zero-copy"),
     Column::of("DMA copies", "theory"),
     Column::of("DMA copies", "meas."),
-    Column::of("context switches", "vol."),
-    Column::of("context switches", "invol."),
+    Column::of("context sw.", "vol."),
+    Column::of("context sw.", "invol."),
     Column::words("result"),
 ];
 
@@ -43,14 +43,14 @@ const TOTAL: &[Column] = &[
     Column::of("bytes copied by the CPU", "to_user"),
     Column::of("bytes copied by the CPU", "from_user"),
     Column::of("bytes copied by the CPU", "in_kernel"),
-    Column::numbers("zero-copy bytes"),
-    Column::numbers("PIO bytes"),
+    Column::of("other bytes", "zero-copy"),
+    Column::of("other bytes", "PIO"),
     Column::of("DMA bytes", "disks"),
     Column::of("DMA bytes", "NICs"),
     Column::of("page faults", "minor"),
     Column::of("page faults", "major"),
-    Column::of("context switches", "voluntary"),
-    Column::of("context switches", "involuntary"),
+    Column::of("context sw.", "vol."),
+    Column::of("context sw.", "invol."),
 ];
 
 const FOOTNOTES: &str = "\
