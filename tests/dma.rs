@@ -81,7 +81,7 @@ fn direct_io_is_dma_and_no_copy() {
     check(
         "O_DIRECT read",
         &measured.counters,
-        &[Expect::of(Method::Read, bytes).calls(1)],
+        &[Expect::of(Method::Read, bytes).zero_copy(bytes).calls(1)],
     );
     assert_eq!(measured.counters.dma_bytes, block(bytes, 0));
     assert_no_pio(&measured.counters);
@@ -95,7 +95,7 @@ fn direct_io_is_dma_and_no_copy() {
     check(
         "O_DIRECT write",
         &measured.counters,
-        &[Expect::of(Method::Write, bytes).calls(1)],
+        &[Expect::of(Method::Write, bytes).zero_copy(bytes).calls(1)],
     );
     assert_eq!(measured.counters.dma_bytes, block(0, bytes));
 }

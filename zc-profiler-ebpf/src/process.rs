@@ -125,14 +125,19 @@ impl Entry {
     /// The counters of one method; `None` if there is no such method.
     #[inline(always)]
     pub fn method(self, method: u8) -> Option<*mut MethodCounters> {
-        if method as usize >= Method::ALL.len() {
+        let mut index = usize::from(method);
+        // The verifier must see the bound on the very register that becomes the offset: without this
+        // the compiler may check one copy of the value and use another.
+        // SAFETY: it copies a register to itself.
+        unsafe { asm!("{0} = {0}", inout(reg) index) };
+        if index >= Method::ALL.len() {
             return None;
         }
         // SAFETY: a live map value; the index is in bounds.
         Some(unsafe {
             (&raw mut (*self.0).methods)
                 .cast::<MethodCounters>()
-                .add(method as usize)
+                .add(index)
         })
     }
 
