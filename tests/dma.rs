@@ -98,6 +98,7 @@ fn direct_io_is_dma_and_no_copy() {
         &[Expect::of(Method::Write, bytes).zero_copy(bytes).calls(1)],
     );
     assert_eq!(measured.counters.dma_bytes, block(0, bytes));
+    crate::support::path("DMA of O_DIRECT");
 }
 
 #[test]
@@ -117,6 +118,7 @@ fn a_cold_read_is_dma_and_a_copy_and_a_warm_one_a_copy() {
         assert_eq!(measured.counters.dma_bytes, block(dma, 0));
     }
     fs::remove_file(&path).expect("unlink");
+    crate::support::path("cold read ext4");
 }
 
 #[test]
@@ -133,6 +135,7 @@ fn written_pages_are_dma_of_whoever_syncs_them() {
     let expected = Expect::of(Method::Write, bytes).copied(FromUser);
     check("write, fdatasync", &measured.counters, &[expected.calls(1)]);
     assert_eq!(measured.counters.dma_bytes, block(0, bytes));
+    crate::support::path("fdatasync");
 }
 
 #[test]

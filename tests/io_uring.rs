@@ -19,7 +19,7 @@ use zc_profiler::ledger::{
 use crate::{
     expect::{Expect, check},
     ring::{self, Request, Ring},
-    support::{measure, ok, profiler, shared, snapshot},
+    support::{measure, ok, path, profiler, shared, snapshot},
 };
 
 const CHUNK: usize = 10_007;
@@ -123,6 +123,10 @@ fn files_copy_once_whoever_carries_it_out() {
                 let case = format!("{dir} {way} {opcode}");
                 check(&case, &counters, &[expected, mapped()]);
             }
+            let file_system = if dir == "/lab" { "ext4" } else { "tmpfs" };
+            for what in ["READ", "WRITE", "READ_FIXED", "WRITE_FIXED"] {
+                path(&format!("io_uring {what}, {way} {file_system}"));
+            }
         }
     }
 }
@@ -146,6 +150,8 @@ fn direct_io_copies_nothing() {
             let expected = payload(8_192 * TIMES as u64).calls(enters);
             check(&format!("{way} {opcode}"), &counters, &[expected, mapped()]);
         }
+        path(&format!("io_uring O_DIRECT, {way}"));
+        path(&format!("io_uring O_DIRECT, fixed buffers, {way}"));
     }
 }
 
@@ -180,6 +186,8 @@ fn sockets_copy_in_and_out() {
         };
         check(&format!("recv {way}"), &counters, &[expected, mapped()]);
         drop(peer);
+        path(&format!("io_uring SEND, {way}"));
+        path(&format!("io_uring RECV, {way}"));
     }
 }
 
@@ -256,6 +264,7 @@ fn a_splice_moves_pages_and_copies_them_to_a_file_in_the_kernel() {
         // SAFETY: made above and closed once.
         unsafe { libc::close(end) };
     }
+    path("io_uring SPLICE");
 }
 
 #[test]
@@ -299,6 +308,7 @@ fn a_zero_copy_send_is_copied_on_local_delivery_only() {
     );
     assert_eq!((totals.from_user.bytes, totals.to_user.bytes), (0, 0));
     assert_eq!(in_kernel() - before, BYTES, "copied once on delivery");
+    path("io_uring SEND_ZC over loopback");
 }
 
 /// Since 6.0.

@@ -13,5 +13,8 @@ mod network;
 mod processes;
 mod ring;
 mod serve;
+mod splices;
 mod support;
 mod switches;
+mod veth;
+mod xfs;
