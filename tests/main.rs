@@ -15,3 +15,4 @@ mod ring;
 mod serve;
 mod support;
 mod switches;
+mod ways;

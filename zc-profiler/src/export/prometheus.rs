@@ -260,7 +260,8 @@ fn processes(
         registry.register(Box::new(metric.clone()))?;
         for (comm, counters) in &groups {
             for (values, count) in (family.samples)(counters) {
-                if count == 0 && family.of_copies {
+                // What is only derived may be there all the same, without anything to tell.
+                if count == 0 && (family.of_copies || evidence == Evidence::Derived) {
                     continue;
                 }
                 let values = [&[*comm], values.as_slice()].concat();

@@ -48,9 +48,7 @@ pub fn ledger(
     rows.extend(lines("", "total", total, evidence));
     let how = match evidence {
         Evidence::Measured => "copies by the CPU are measured where they are made",
-        Evidence::Derived => {
-            "no function of this kernel can be hooked: copies are derived from what calls returned"
-        }
+        Evidence::Derived => "copies by the CPU are derived from what system calls returned",
     };
     let mut text = format!("\nkernel {kernel}, {seconds:.3} s; {how}\n\n");
     text += &columns(&rows);

@@ -3,7 +3,7 @@
 
 use zc_profiler_ebpf::Method;
 
-use super::Evidence;
+use super::{Evidence, Way};
 use crate::kernel::Need;
 
 /// One thing that is counted, and the ways to count it.
@@ -54,8 +54,18 @@ pub enum Attach {
 impl Attach {
     /// Whether a program attached so sees each copy where it is made.
     #[must_use]
-    pub const fn measures(self) -> bool {
-        matches!(self, Self::Fentry | Self::Fexit)
+    pub fn measures(self) -> bool {
+        self.way() == Way::Fentry
+    }
+
+    /// The way that it belongs to.
+    #[must_use]
+    pub const fn way(self) -> Way {
+        match self {
+            Self::Fentry | Self::Fexit => Way::Fentry,
+            Self::Kprobe => Way::Kprobe,
+            Self::Tracepoint => Way::Tracepoint,
+        }
     }
 
     /// The value of the label `attach`.
