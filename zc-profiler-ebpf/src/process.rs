@@ -125,14 +125,18 @@ impl Entry {
     /// The counters of one method; `None` if there is no such method.
     #[inline(always)]
     pub fn method(self, method: u8) -> Option<*mut MethodCounters> {
-        if method as usize >= Method::ALL.len() {
+        let mut index = u64::from(method);
+        // The compiler may otherwise check a copy of the number, and the verifier knows of that only.
+        // SAFETY: it changes nothing.
+        unsafe { asm!("{index} &= 255", index = inout(reg) index) };
+        if index >= Method::ALL.len() as u64 {
             return None;
         }
         // SAFETY: a live map value; the index is in bounds.
         Some(unsafe {
             (&raw mut (*self.0).methods)
                 .cast::<MethodCounters>()
-                .add(method as usize)
+                .add(index as usize)
         })
     }
 

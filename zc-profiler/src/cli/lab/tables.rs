@@ -148,7 +148,11 @@ fn verdict(row: &Row, evidence: &str) -> &'static str {
 }
 
 fn total_cells(row: &Row, evidence: &str) -> [String; TOTAL.len()] {
-    let known = |count| known(grouped(count), evidence);
+    // More than nothing was counted where it was made.
+    let known = |count| match count {
+        0 => known(grouped(0), evidence),
+        _ => grouped(count),
+    };
     let (measured, all) = (&row.measured, row.measured.all_methods());
     [
         row.method.into(),
