@@ -17,4 +17,5 @@ mod splices;
 mod support;
 mod switches;
 mod veth;
+mod ways;
 mod xfs;

@@ -19,19 +19,28 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With further arguments.
+    pub fn start_with(arguments: &[&str]) -> Self {
         let mut child = Command::new(PROGRAM)
             .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
             .expect("spawn");
-        let mut line = String::new();
+        let mut said = String::new();
         let mut lines = BufReader::new(child.stderr.as_mut().expect("piped"));
-        lines.read_line(&mut line).expect("the first line");
-        let address = line
-            .trim()
-            .rsplit_once("http://")
-            .and_then(|(_, url)| url.split_once('/'));
-        let (address, _) = address.unwrap_or_else(|| panic!("no address in {line:?}"));
+        // Warnings come first.
+        let address = loop {
+            let more = lines.read_line(&mut said).expect("a line");
+            assert_ne!(more, 0, "no address in {said:?}");
+            let address = said.trim().rsplit_once("http://");
+            if let Some((address, _)) = address.and_then(|(_, url)| url.split_once('/')) {
+                break address;
+            }
+        };
         Self {
             address: address.to_owned(),
             child,
@@ -71,6 +80,35 @@ impl Server {
             assert_eq!(old, None, "twice: {series}");
         }
         samples
+    }
+
+    /// Has promtool look at `/metrics`.
+    pub fn judge(&self) {
+        let promtool = env::var("ZC_PROMTOOL").expect("ZC_PROMTOOL names promtool");
+        let mut check = Command::new(promtool)
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("promtool");
+        let (_, body) = self.get("/metrics");
+        check
+            .stdin
+            .take()
+            .expect("piped")
+            .write_all(body.as_bytes())
+            .expect("write");
+        let output = check.wait_with_output().expect("promtool");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(
+            output.stdout.is_empty() && output.stderr.is_empty(),
+            "promtool complains: {output:?}"
+        );
     }
 }
 
@@ -115,31 +153,7 @@ fn metrics_count_a_known_workload_and_promtool_is_content() {
     let attached = r#"zc_probe_attached{attach="fexit",probe="file_read"}"#;
     assert!((samples[attached] - 1.0).abs() < f64::EPSILON);
 
-    let promtool = env::var("ZC_PROMTOOL").expect("ZC_PROMTOOL names promtool");
-    let mut check = Command::new(promtool)
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("promtool");
-    let (_, body) = server.get("/metrics");
-    check
-        .stdin
-        .take()
-        .expect("piped")
-        .write_all(body.as_bytes())
-        .expect("write");
-    let output = check.wait_with_output().expect("promtool");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(
-        output.stdout.is_empty() && output.stderr.is_empty(),
-        "promtool complains: {output:?}"
-    );
+    server.judge();
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use zc_profiler::{
-    Profiler, Scope,
+    Options, Profiler, Scope,
     ledger::{Counters, Method, MethodTotals, Process, Snapshot},
     probes::Evidence,
 };
@@ -22,7 +22,7 @@ pub fn profiler() -> &'static Profiler {
     static PROFILER: OnceLock<Profiler> = OnceLock::new();
     PROFILER.get_or_init(|| {
         crate::hardware::bring_up();
-        Profiler::attach(Scope::System, false)
+        Profiler::attach(Scope::System, Options::default())
             .unwrap_or_else(|error| panic!("attaching in the lab kernel: {error}"))
     })
 }

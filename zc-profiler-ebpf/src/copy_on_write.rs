@@ -6,12 +6,13 @@
 //! of small pages see it. What fork itself copies (pages pinned for I/O) is not covered, nor are
 //! private mappings of memory without a `struct page`.
 
+use aya_ebpf::{macros::kprobe, programs::ProbeContext};
 use zc_profiler_ebpf::{Direction, Method};
 
 use crate::{
     call::{self, entry_program, program},
     faults::VM_FAULT_ERROR,
-    kernel::{Task, field, layout},
+    kernel::{Structure, Task, Typed, Untyped, field, layout},
     process,
 };
 
@@ -66,11 +67,23 @@ entry_program! {
     ///
     /// Counts the page of a file, `vmf->cow_page`, that was copied just before for a private mapping.
     /// Without it, first writes to private mappings of files are not counted.
-    finish_fault, "finish_fault", |ctx| {
-        let page: u64 = field(ctx.arg(0), layout!(vm_fault_cow_page));
-        if page != 0 {
-            copied(PAGE_SIZE);
-        }
+    finish_fault, "finish_fault", |ctx| finishes(Typed(ctx.arg(0)))
+}
+
+/// The same by kprobe.
+#[kprobe]
+pub fn finish_fault_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(fault) = ctx.arg(0) {
+        finishes(Untyped(fault));
+    }
+    0
+}
+
+#[inline(always)]
+fn finishes(fault: impl Structure) {
+    let page: u64 = fault.read(layout!(vm_fault_cow_page));
+    if page != 0 {
+        copied(PAGE_SIZE);
     }
 }
 
@@ -82,6 +95,15 @@ program! {
     copy_user_huge_page, "copy_user_huge_page", |ctx| {
         copied(u64::from(ctx.arg::<u32>(4)) * PAGE_SIZE);
     }
+}
+
+/// The same by kprobe, at entry: it returns nothing, so it cannot fail.
+#[kprobe]
+pub fn copy_user_huge_page_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(pages) = ctx.arg::<u32>(4) {
+        copied(u64::from(pages) * PAGE_SIZE);
+    }
+    0
 }
 
 program! {

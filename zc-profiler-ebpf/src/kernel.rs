@@ -257,6 +257,33 @@ impl Side {
     }
 }
 
+/// A kernel structure that a program is handed, so that one body serves all ways of attaching.
+pub trait Structure: Copy {
+    fn read<T: Copy + Default>(self, offset: u32) -> T;
+}
+
+/// What trampolines and tracepoints hand over: a BTF-typed pointer.
+#[derive(Clone, Copy)]
+pub struct Typed(pub *const u8);
+
+/// What a kprobe hands over: an address.
+#[derive(Clone, Copy)]
+pub struct Untyped(pub u64);
+
+impl Structure for Typed {
+    #[inline(always)]
+    fn read<T: Copy + Default>(self, offset: u32) -> T {
+        field(self.0, offset)
+    }
+}
+
+impl Structure for Untyped {
+    #[inline(always)]
+    fn read<T: Copy + Default>(self, offset: u32) -> T {
+        probe(self.0 + u64::from(offset))
+    }
+}
+
 /// Loads from a BTF-typed pointer; the verifier checks the type and catches faults.
 #[inline(always)]
 pub fn field<T: Copy>(base: *const u8, offset: u32) -> T {

@@ -4,15 +4,15 @@
 //! another. So they belong to the socket: to the process that used it last, else to the kernel.
 
 use aya_ebpf::{
-    macros::{fentry, fexit, map},
+    macros::{fentry, fexit, kprobe, map},
     maps::{HashMap, PerCpuArray},
-    programs::{FEntryContext, FExitContext},
+    programs::{FEntryContext, FExitContext, ProbeContext},
 };
 use zc_profiler_ebpf::{Direction, Dropped, Lost, Method, Owner, ProcessKey};
 
 use crate::{
     copies,
-    kernel::{Task, field, in_interrupt, layout, probe},
+    kernel::{Structure, Task, Typed, Untyped, field, in_interrupt, layout, probe},
     process::{self, Entry},
 };
 
@@ -102,6 +102,15 @@ macro_rules! uses {
             remember(ctx.arg(0), Use::$used);
             0
         }
+
+        #[doc = concat!("The same by kprobe, for [`", stringify!($name), "`].")]
+        #[kprobe]
+        pub fn ${concat($name, _kprobe)}(ctx: ProbeContext) -> u32 {
+            if let Some(socket) = ctx.arg(0) {
+                remember(socket, Use::$used);
+            }
+            0
+        }
     )*};
 }
 
@@ -120,6 +129,15 @@ uses! {
 #[fentry(function = "inet_sock_destruct")]
 pub fn owner_gone(ctx: FEntryContext) -> i32 {
     let _ = SOCKETS.remove(ctx.arg::<u64>(0));
+    0
+}
+
+/// The same by kprobe.
+#[kprobe]
+pub fn owner_gone_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(socket) = ctx.arg::<u64>(0) {
+        let _ = SOCKETS.remove(socket);
+    }
     0
 }
 
@@ -226,7 +244,7 @@ pub fn skb_copy_bits(ctx: FExitContext) -> i32 {
             return 0;
         }
     }
-    between_buffers(ctx.arg(0), bytes);
+    between_buffers(Typed(ctx.arg(0)), bytes);
     0
 }
 
@@ -237,13 +255,22 @@ pub fn skb_copy_bits(ctx: FExitContext) -> i32 {
 /// segmentation is not counted.
 #[fentry(function = "skb_copy_and_csum_bits")]
 pub fn skb_copy_and_csum_bits(ctx: FEntryContext) -> i32 {
-    between_buffers(ctx.arg(0), i64::from(ctx.arg::<i32>(3)));
+    between_buffers(Typed(ctx.arg(0)), i64::from(ctx.arg::<i32>(3)));
+    0
+}
+
+/// The same by kprobe.
+#[kprobe]
+pub fn skb_copy_and_csum_bits_kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(skb), Some(bytes)) = (ctx.arg(0), ctx.arg::<i32>(3)) {
+        between_buffers(Untyped(skb), i64::from(bytes));
+    }
     0
 }
 
 #[inline(always)]
-fn between_buffers(skb: *const u8, bytes: i64) {
-    let socket: u64 = field(skb, layout!(skb_sk));
+fn between_buffers(skb: impl Structure, bytes: i64) {
+    let socket: u64 = skb.read(layout!(skb_sk));
     let lost = if socket != 0 && by_reference(skb) {
         Some(Lost::SgOff)
     } else {
@@ -254,16 +281,16 @@ fn between_buffers(skb: *const u8, bytes: i64) {
 
 /// Whether a buffer holds pages that user space still sees.
 #[inline(always)]
-fn by_reference(skb: *const u8) -> bool {
+fn by_reference(skb: impl Structure) -> bool {
     let flags: u8 = probe(shared_info(skb) + u64::from(layout!(shinfo_flags)));
     u32::from(flags) & layout!(shinfo_shared) != 0
 }
 
 /// The address of its `skb_shared_info`.
 #[inline(always)]
-fn shared_info(skb: *const u8) -> u64 {
-    let head: u64 = field(skb, layout!(skb_head));
-    let end: u32 = field(skb, layout!(skb_end));
+fn shared_info(skb: impl Structure) -> u64 {
+    let head: u64 = skb.read(layout!(skb_head));
+    let end: u32 = skb.read(layout!(skb_end));
     head + u64::from(end)
 }
 
@@ -274,8 +301,22 @@ fn shared_info(skb: *const u8) -> u64 {
 /// sends look cheaper than they are.
 #[fentry(function = "skb_copy_ubufs")]
 pub fn skb_copy_ubufs(ctx: FEntryContext) -> i32 {
-    let skb: *const u8 = ctx.arg(0);
-    let length: u32 = field(skb, layout!(skb_data_len));
+    made_private(Typed(ctx.arg(0)));
+    0
+}
+
+/// The same by kprobe.
+#[kprobe]
+pub fn skb_copy_ubufs_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(skb) = ctx.arg(0) {
+        made_private(Untyped(skb));
+    }
+    0
+}
+
+#[inline(always)]
+fn made_private(skb: impl Structure) {
+    let length: u32 = skb.read(layout!(skb_data_len));
     // On delivery the buffer has left its socket. But MSG_ZEROCOPY's notification lies in the control
     // block of another, which has not.
     let notification: u64 = probe(shared_info(skb) + u64::from(layout!(shinfo_destructor_arg)));
@@ -285,7 +326,7 @@ pub fn skb_copy_ubufs(ctx: FEntryContext) -> i32 {
         let socket: u64 = probe(holder + u64::from(layout!(skb_sk)));
         copied(socket, Use::Send, length.into(), Some(Lost::ZerocopyCopied));
     } else {
-        copied(field(skb, layout!(skb_sk)), Use::Send, length.into(), None);
+        let socket: u64 = skb.read(layout!(skb_sk));
+        copied(socket, Use::Send, length.into(), None);
     }
-    0
 }

@@ -13,6 +13,9 @@ use crate::{
     process::{self, add},
 };
 
+const PROCESS_VM_READV: i64 = 310;
+const PROCESS_VM_WRITEV: i64 = 311;
+
 /// What a call's return value says of its payload, and what of that was not copied.
 #[derive(Clone, Copy)]
 enum Payload {
@@ -101,7 +104,11 @@ fn derive(number: i64, returned: i64) {
         add(&raw mut (*counters).payload_bytes, returned as u64);
     }
     // What goes to or from user memory is copied as a rule; of the other methods nothing is known.
-    if method == Method::Read as u8 || method == Method::Recv as u8 {
+    if number == PROCESS_VM_READV {
+        entry.add_copy(method, Direction::ToUser, returned as u64);
+    } else if number == PROCESS_VM_WRITEV {
+        entry.add_copy(method, Direction::FromUser, returned as u64);
+    } else if method == Method::Read as u8 || method == Method::Recv as u8 {
         entry.add_copy(method, Direction::ToUser, returned as u64);
     } else if method == Method::Write as u8 || method == Method::Send as u8 {
         entry.add_copy(method, Direction::FromUser, returned as u64);

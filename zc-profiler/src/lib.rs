@@ -15,5 +15,5 @@ pub mod probes;
 mod profiler;
 pub mod workload;
 
-pub use probes::Scope;
+pub use probes::{Options, Scope};
 pub use profiler::{Error, Profiler};

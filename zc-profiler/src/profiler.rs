@@ -6,7 +6,7 @@ use crate::{
     calibration::{self, Meter, MeterError, Outcome, Plan, Presence},
     kernel::Environment,
     ledger::{self, Counters, Ledger, Snapshot},
-    probes::{self, Evidence, Probes, Scope, State, Status},
+    probes::{self, Evidence, Options, Probes, Scope, State, Status},
 };
 
 /// Counts from its making until it is dropped.
@@ -35,8 +35,8 @@ impl Profiler {
     /// # Errors
     ///
     /// If the machine does not allow it; the text names the cause and the remedy.
-    pub fn attach(scope: Scope, verbose: bool) -> Result<Self, Error> {
-        let (probes, ledger, environment) = Probes::attach(scope, verbose)?;
+    pub fn attach(scope: Scope, options: Options) -> Result<Self, Error> {
+        let (probes, ledger, environment) = Probes::attach(scope, options)?;
         for status in probes.statuses() {
             if let Some(reason) = status.reason() {
                 log::debug!("{} is not attached: {reason}", status.hook.name);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    Profiler, Scope,
+    Options, Profiler, Scope,
     calibration::{self, Plan},
     export::json,
     kernel::Environment,
@@ -49,7 +49,7 @@ pub struct WorkerArgs {
 /// # Errors
 ///
 /// If nothing can be attached here; what is attached and counts wrong is none.
-pub fn run(args: &Args, verbose: bool) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args, options: Options) -> anyhow::Result<ExitCode> {
     let environment = Environment::read()?;
     let mut out: Box<dyn Write> = if args.json.as_deref() == Some(Path::new("-")) {
         Box::new(io::stderr())
@@ -58,7 +58,7 @@ pub fn run(args: &Args, verbose: bool) -> anyhow::Result<ExitCode> {
     };
     // First, so that it is there even where the next step fails.
     report::environment(&mut out, &environment)?;
-    let mut profiler = Profiler::attach(Scope::Tree, verbose)?;
+    let mut profiler = Profiler::attach(Scope::Tree, options)?;
     let plan = Plan {
         brief: false,
         dir: args.dir.clone().unwrap_or_else(calibration::default_dir),

@@ -24,7 +24,7 @@ use anyhow::{Context, ensure};
 use clap::builder::PossibleValuesParser;
 
 use crate::{
-    Profiler, Scope,
+    Options, Profiler, Scope,
     export::{http, json},
     ledger::{Counters, ProcessKey},
     workload::{self, Meter, MeterError, Plan, SCENARIOS, Scenario, Signals, Target},
@@ -82,9 +82,9 @@ pub const WORKER: &str = workload::COMMAND;
 /// # Errors
 ///
 /// If the arguments cannot be met, or nothing can be measured here; a row that fails is none.
-pub fn run(args: &LabArgs, verbose: bool) -> anyhow::Result<ExitCode> {
+pub fn run(args: &LabArgs, options: Options) -> anyhow::Result<ExitCode> {
     let signals = Signals::block()?;
-    match drive(args, verbose, &signals) {
+    match drive(args, options, &signals) {
         Ok(code) => Ok(code),
         Err(error) => match error.downcast_ref() {
             Some(workload::Error::Interrupted(signal)) => {
@@ -105,7 +105,7 @@ pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn drive(args: &LabArgs, verbose: bool, signals: &Signals) -> anyhow::Result<ExitCode> {
+fn drive(args: &LabArgs, options: Options, signals: &Signals) -> anyhow::Result<ExitCode> {
     let scenarios: Vec<&'static Scenario> = SCENARIOS
         .iter()
         .filter(|scenario| {
@@ -123,7 +123,7 @@ fn drive(args: &LabArgs, verbose: bool, signals: &Signals) -> anyhow::Result<Exi
     }
     let listener = args.listen.as_deref().map(http::bind).transpose()?;
 
-    let profiler = Arc::new(Profiler::attach(Scope::Tree, verbose)?);
+    let profiler = Arc::new(Profiler::attach(Scope::Tree, options)?);
     signals.check()?;
     if let Some(listener) = listener {
         serve(listener, Arc::clone(&profiler))?;

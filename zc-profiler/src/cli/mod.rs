@@ -8,9 +8,15 @@ mod stat;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{
+    Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 
-use crate::calibration;
+use crate::{
+    calibration,
+    probes::{Options, Way},
+};
 
 /// Counts how many bytes the Linux kernel really copies for each process: user to kernel, kernel to
 /// user and inside the kernel, by I/O method, with the payload that moved without a copy, and the mode
@@ -21,6 +27,10 @@ pub struct Cli {
     /// Say what is done, and what the eBPF programs log
     #[arg(short, long, global = true)]
     verbose: bool,
+    /// The strongest way to attach that may be used: what is stronger is treated as refused by the
+    /// kernel. By tracepoints alone, copies are derived from what system calls returned
+    #[arg(long, global = true, value_name = "WAY", default_value = Way::default().name(), value_parser = way())]
+    attach: Way,
     #[command(subcommand)]
     command: Command,
 }
@@ -59,13 +69,24 @@ impl Cli {
             .filter_level(level)
             .format_timestamp(None)
             .init();
+        let options = Options {
+            way: self.attach,
+            verbose: self.verbose,
+        };
         match self.command {
-            Command::Serve(args) => serve::run(&args, self.verbose),
-            Command::Stat(args) => stat::run(args, self.verbose),
-            Command::Lab(args) => lab::run(&args, self.verbose),
+            Command::Serve(args) => serve::run(&args, options),
+            Command::Stat(args) => stat::run(args, options),
+            Command::Lab(args) => lab::run(&args, options),
             Command::LabWorker(args) => lab::worker(&args),
-            Command::Doctor(args) => doctor::run(&args, self.verbose),
+            Command::Doctor(args) => doctor::run(&args, options),
             Command::CalibrationWorker(args) => doctor::worker(&args),
         }
     }
+}
+
+fn way() -> impl TypedValueParser<Value = Way> {
+    PossibleValuesParser::new(Way::ALL.map(Way::name)).map(|name| {
+        let named = |way: &Way| way.name() == name;
+        Way::ALL.into_iter().find(named).unwrap_or_default()
+    })
 }

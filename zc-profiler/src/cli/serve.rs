@@ -6,7 +6,7 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    Profiler, Scope,
+    Options, Profiler, Scope,
     calibration::{self, Plan, Verdict},
     export::http,
     probes::{Evidence, State},
@@ -22,10 +22,10 @@ pub struct Args {
     listen: String,
 }
 
-pub fn run(args: &Args, verbose: bool) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args, options: Options) -> anyhow::Result<ExitCode> {
     let listener = http::bind(&args.listen)?;
     let address = listener.local_addr()?;
-    let mut profiler = Profiler::attach(Scope::System, verbose)?;
+    let mut profiler = Profiler::attach(Scope::System, options)?;
     warn_of_losses(&profiler);
     calibrate(&mut profiler);
     let profiler = Arc::new(profiler);
@@ -86,8 +86,8 @@ async fn retire(profiler: Arc<Profiler>) {
 pub fn warn_of_losses(profiler: &Profiler) {
     if profiler.evidence() == Evidence::Derived {
         log::warn!(
-            "no function of this kernel can be hooked: copies are derived from what calls returned, page \
-             faults are not counted; `zc-profiler doctor` says why"
+            "no program is attached to the kernel's functions: copies are derived from what system calls \
+             returned, and page faults are not counted; `zc-profiler doctor` says why"
         );
         return;
     }

@@ -21,7 +21,7 @@ use super::{
     signals::{self, Signal},
 };
 use crate::{
-    Profiler, Scope,
+    Options, Profiler, Scope,
     export::{json, report},
     ledger::{Counters, Process, ProcessKey, Snapshot},
 };
@@ -56,10 +56,10 @@ enum Event {
     Exited,
 }
 
-pub fn run(args: Args, verbose: bool) -> anyhow::Result<ExitCode> {
+pub fn run(args: Args, options: Options) -> anyhow::Result<ExitCode> {
     let (sender, events) = mpsc::channel();
     signals::forward(sender.clone(), Event::Signal)?;
-    let profiler = Profiler::attach(Scope::Tree, verbose)?;
+    let profiler = Profiler::attach(Scope::Tree, options)?;
     warn_of_losses(&profiler);
     let begun = Instant::now();
     let (root, code) = match args.pid {

@@ -251,25 +251,38 @@ fn processes(
     let groups = groups(snapshot);
     let mut series = 0;
     for family in FAMILIES {
-        let labels = [&["comm"], family.labels].concat();
-        let mut options = Opts::new(family.name, family.help);
-        if family.of_copies && evidence == Evidence::Derived {
-            options = options.const_label("evidence", evidence.name());
+        let says_how = family.of_copies && evidence == Evidence::Derived;
+        let mut labels = [&["comm"], family.labels].concat();
+        if says_how {
+            labels.push("evidence");
         }
-        let metric = IntCounterVec::new(options, &labels)?;
+        let metric = IntCounterVec::new(Opts::new(family.name, family.help), &labels)?;
         registry.register(Box::new(metric.clone()))?;
         for (comm, counters) in &groups {
-            for (values, count) in (family.samples)(counters) {
-                if count == 0 && family.of_copies {
+            for (own, count) in (family.samples)(counters) {
+                // Where copies are derived, a zero may be a number that nothing tells.
+                if count == 0 && (family.of_copies || evidence == Evidence::Derived) {
                     continue;
                 }
-                let values = [&[*comm], values.as_slice()].concat();
+                let mut values = [&[*comm], own.as_slice()].concat();
+                if says_how {
+                    values.push(evidence_of(family, &own).name());
+                }
                 metric.get_metric_with_label_values(&values)?.inc_by(count);
                 series += 1;
             }
         }
     }
     Ok(series)
+}
+
+/// Where copies are derived: what no call returns was counted where it was made, or not at all.
+fn evidence_of(family: &Family, labels: &[&str]) -> Evidence {
+    if labels.contains(&Direction::InKernel.name()) || family.labels == ["reason"] {
+        Evidence::Measured
+    } else {
+        Evidence::Derived
+    }
 }
 
 fn probes(registry: &Registry, statuses: &[Status]) -> prometheus::Result<()> {

@@ -18,8 +18,8 @@ const HEADER: [&str; 9] = [
     "FROM USER",
     "IN KERNEL",
 ];
-/// The columns that tell of copies.
-const COPIED: [&str; 4] = ["ZERO-COPY", "TO USER", "FROM USER", "IN KERNEL"];
+/// The columns that can be derived from what calls return.
+const DERIVABLE: [&str; 2] = ["TO USER", "FROM USER"];
 /// Columns of text are aligned to the left.
 const TEXT: [usize; 2] = [1, 2];
 
@@ -33,7 +33,7 @@ pub fn ledger(
     total: &Counters,
 ) -> String {
     let head = |name: &&str| match evidence {
-        Evidence::Derived if COPIED.contains(name) => format!("{name} (derived)"),
+        Evidence::Derived if DERIVABLE.contains(name) => format!("{name} (derived)"),
         _ => (*name).to_owned(),
     };
     let mut rows = vec![HEADER.each_ref().map(head)];
@@ -49,7 +49,7 @@ pub fn ledger(
     let how = match evidence {
         Evidence::Measured => "copies by the CPU are measured where they are made",
         Evidence::Derived => {
-            "no function of this kernel can be hooked: copies are derived from what calls returned"
+            "copies to and from user memory are derived from what system calls returned"
         }
     };
     let mut text = format!("\nkernel {kernel}, {seconds:.3} s; {how}\n\n");
@@ -75,10 +75,10 @@ pub fn ledger(
 }
 
 fn lines(pid: &str, comm: &str, counters: &Counters, evidence: Evidence) -> Vec<[String; 9]> {
-    // Nothing that a call returns tells these.
-    let known = |bytes| match evidence {
-        Evidence::Measured => grouped(bytes),
-        Evidence::Derived => "-".to_owned(),
+    // Nothing that a call returns tells these: they were counted where they were made, or not at all.
+    let known = |bytes| match (evidence, bytes) {
+        (Evidence::Derived, 0) => "-".to_owned(),
+        _ => grouped(bytes),
     };
     let line = |(index, (method, totals)): (
         usize,

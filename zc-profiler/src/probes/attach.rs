@@ -10,7 +10,7 @@ use aya_log::Level;
 use zc_profiler_ebpf::{COLLECTED, KernelLayout, Method, NO_PAYLOAD, SYSCALLS, SyscallMethods};
 
 use super::{
-    Error, Evidence,
+    Error, Evidence, Options, Way,
     hooks::{self, Attach, Form, Hook},
     status::{State, Status},
 };
@@ -31,13 +31,17 @@ pub struct Plan<'a> {
     pub missing: &'a [(Need, String)],
     /// How many processes the ledger holds.
     pub processes: u32,
-    /// Whether programs log.
-    pub verbose: bool,
+    /// Which ways are open, and whether programs log.
+    pub options: Options,
 }
 
 impl Plan<'_> {
     /// Loads and attaches every row that this kernel allows.
     pub fn carry_out(&self) -> Result<(Ebpf, Vec<Status>, Evidence), Error> {
+        if self.options.way != Way::Fentry {
+            let (ebpf, statuses) = self.attempt(Evidence::Derived, &HashSet::new())?;
+            return Ok((ebpf, statuses, Evidence::Derived));
+        }
         let mut refused = HashSet::new();
         loop {
             let (ebpf, statuses) = self.attempt(Evidence::Measured, &refused)?;
@@ -72,7 +76,11 @@ impl Plan<'_> {
     ) -> Result<(Ebpf, Vec<Status>), Error> {
         let collected = evidence == Evidence::Measured;
         let methods = self.syscall_methods(collected, refused);
-        let level = if self.verbose { Level::Debug as u8 } else { 0 };
+        let level = if self.options.verbose {
+            Level::Debug as u8
+        } else {
+            0
+        };
         let mut ebpf = EbpfLoader::new()
             .btf(Some(self.aya_btf))
             .override_global("LAYOUT", &self.layout, true)
@@ -90,8 +98,8 @@ impl Plan<'_> {
         Ok((ebpf, statuses))
     }
 
-    /// The form of a row that this kernel has.
-    fn form(&self, hook: &'static Hook) -> Result<&'static Form, String> {
+    /// The forms of a row that this kernel has, in order, or why it has none.
+    fn forms(&self, hook: &'static Hook) -> Result<Vec<&'static Form>, String> {
         if let Some((_, member)) = self.missing.iter().find(|(need, _)| {
             // The state matters only where the tracepoint does not pass it.
             hook.needs.contains(need)
@@ -100,41 +108,62 @@ impl Plan<'_> {
         }) {
             return Err(format!("this kernel does not show {member}"));
         }
+        let mut forms = Vec::new();
         let mut reasons = Vec::new();
         for form in hook.forms {
             let arguments = match form.attach {
                 Attach::Tracepoint => self.btf.tracepoint_arguments(form.target),
                 Attach::Fentry | Attach::Fexit => self.btf.function_arguments(form.target),
                 // The kernel's types do not tell of modules.
-                Attach::Kprobe => kernel::in_module(form.target).then_some(form.arguments),
+                Attach::Kprobe => self
+                    .btf
+                    .function_arguments(form.target)
+                    .or_else(|| kernel::in_module(form.target).then_some(form.arguments)),
             };
             match arguments {
-                Some(arguments) if arguments == form.arguments => return Ok(form),
+                Some(arguments) if arguments == form.arguments => forms.push(form),
                 Some(arguments) => {
                     reasons.push(format!("{} takes {arguments} arguments", form.target));
                 }
                 None => reasons.push(format!("no {}", form.target)),
             }
         }
-        reasons.dedup();
-        Err(reasons.join(", "))
+        if forms.is_empty() {
+            reasons.dedup();
+            return Err(reasons.join(", "));
+        }
+        Ok(forms)
     }
 
+    /// Attaches the first form that the kernel takes.
     fn attach(&self, ebpf: &mut Ebpf, hook: &'static Hook, evidence: Evidence) -> State {
-        let form = match self.form(hook) {
-            Ok(form) => form,
+        let forms = match self.forms(hook) {
+            Ok(forms) => forms,
             Err(reason) => return State::Absent(reason),
         };
-        if evidence == Evidence::Derived && form.attach.measures() {
-            return State::Failed(String::new());
-        }
-        match self.attach_form(ebpf, form) {
-            Ok(()) => State::Attached(form),
-            Err(error) => {
-                log::debug!("{}: {error}", hook.name);
-                State::Failed(brief(&error))
+        let mut reasons = Vec::new();
+        for form in forms {
+            if form.attach.way() < self.options.way {
+                let allowed = self.options.way.name();
+                reasons.push(format!(
+                    "{} is left out by --attach {allowed}",
+                    form.attach.name()
+                ));
+                continue;
+            }
+            if evidence == Evidence::Derived && form.attach.measures() {
+                continue;
+            }
+            match self.attach_form(ebpf, form) {
+                Ok(()) => return State::Attached(form),
+                Err(error) => {
+                    log::debug!("{}: {error}", hook.name);
+                    reasons.push(brief(&error));
+                }
             }
         }
+        reasons.dedup();
+        State::Failed(reasons.join(", "))
     }
 
     fn attach_form(&self, ebpf: &mut Ebpf, form: &Form) -> Result<(), ProgramError> {
@@ -195,7 +224,7 @@ impl Plan<'_> {
         };
         for hook in hooks::SYSCALLS {
             if let Some(call) = hook.syscall {
-                let collected = collect && self.form(hook).is_ok() && !refused.contains(hook.name);
+                let collected = collect && self.forms(hook).is_ok() && !refused.contains(hook.name);
                 let collected = if collected { COLLECTED } else { 0 };
                 let silent = if call.returns_bytes { 0 } else { NO_PAYLOAD };
                 set(call.number, call.method as u8 | collected | silent);

@@ -1,9 +1,33 @@
 //! The hook table: one row for each thing that is counted. The attach plan, the status that `doctor`
 //! and the metrics show, and the documentation all come from here.
+//!
+//! # Ways down
+//!
+//! Where nothing can be attached to functions by fentry and fexit, no system call's exit collects what
+//! was copied inside, and one tracepoint, [`DERIVED`], stands in for all of them: calls and payload
+//! stay exact, and what goes to and from user memory is *derived* from what a call returned. What
+//! kprobes, at a function's entry, count beside it must therefore be exact there whatever the function
+//! returns, and must be nothing that is derived already: copies inside the kernel, whose socket it is,
+//! and PIO. No byte comes from two sources, for none of a method and direction does.
+//!
+//! | carrier | kprobe | why |
+//! |---|---|---|
+//! | `skb_copy_ubufs`, `skb_copy_and_csum_bits` | yes | counted at entry by fentry too; all or nothing |
+//! | `finish_fault` | yes | the page was copied before it is entered |
+//! | `copy_user_huge_page` (to 6.4) | yes | returns nothing |
+//! | `copy_user_large_folio`, `wp_page_copy`, `copy_mc_to_kernel` | no | may fail, or copy in part |
+//! | `skb_copy_bits` | no | refuses ranges, and memory of devices, that it cannot read |
+//! | `iomap_dio_complete`, `skb_zerocopy_iter_stream` and others | no | zero-copy bytes need the call's exit to be set against its payload |
+//! | `handle_mm_fault` | no | the result tells a fault from one that is tried again |
+//! | `filemap_read`, `generic_perform_write`, `pipe_read`, ... | no | the bytes are the result |
+//! | `skb_copy_datagram_iter`, `ip_generic_getfrag` | no | may fail; and derived already, as are the tracepoint `skb_copy_datagram_iovec` and those of file systems' writes |
+//!
+//! The kernel skips a kprobe that interrupts another on the same CPU, which the trampolines of fentry do
+//! not suffer from each other: one more reason to use them only where there is nothing better.
 
 use zc_profiler_ebpf::Method;
 
-use super::Evidence;
+use super::{Evidence, Way};
 use crate::kernel::Need;
 
 /// One thing that is counted, and the ways to count it.
@@ -54,8 +78,18 @@ pub enum Attach {
 impl Attach {
     /// Whether a program attached so sees each copy where it is made.
     #[must_use]
-    pub const fn measures(self) -> bool {
-        matches!(self, Self::Fentry | Self::Fexit)
+    pub fn measures(self) -> bool {
+        self.way() == Way::Fentry
+    }
+
+    /// The way that it belongs to.
+    #[must_use]
+    pub const fn way(self) -> Way {
+        match self {
+            Self::Fentry | Self::Fexit => Way::Fentry,
+            Self::Kprobe => Way::Kprobe,
+            Self::Tracepoint => Way::Tracepoint,
+        }
     }
 
     /// The value of the label `attach`.
@@ -222,7 +256,8 @@ pub const HOOKS: &[Hook] = hooks! {
     "zerocopy_copied": "MSG_ZEROCOPY data that had to be copied after all",
         else "copies of MSG_ZEROCOPY data on local delivery",
         needs SOCKET, vital false,
-        [fentry("skb_copy_ubufs", 2, "skb_copy_ubufs")];
+        [fentry("skb_copy_ubufs", 2, "skb_copy_ubufs"),
+         kprobe("skb_copy_ubufs", 2, "skb_copy_ubufs_kprobe")];
     "random_read": "random bytes to user",
         else "reads of /dev/urandom, getrandom",
         needs COPY, vital false,
@@ -243,13 +278,14 @@ pub const HOOKS: &[Hook] = hooks! {
     "private_write": "pages of files copied at the first write to a private mapping",
         else "copy-on-write of file pages that were not mapped yet",
         needs &[Need::Task, Need::Fault], vital false,
-        [fentry("finish_fault", 1, "finish_fault")];
+        [fentry("finish_fault", 1, "finish_fault"), kprobe("finish_fault", 1, "finish_fault_kprobe")];
     "huge_copy_on_write": "huge pages of hugetlbfs copied at a write (transparent ones are copied by \
                            small page)",
         else "copy-on-write of hugetlbfs pages",
         needs &[Need::Task, Need::Folio], vital false,
         [fexit("copy_user_huge_page", 5, "copy_user_huge_page"),
-         fexit("copy_user_large_folio", 4, "copy_user_large_folio")];
+         fexit("copy_user_large_folio", 4, "copy_user_large_folio"),
+         kprobe("copy_user_huge_page", 5, "copy_user_huge_page_kprobe")];
     "direct_io": "bytes that O_DIRECT moves without a copy",
         else "the payload of O_DIRECT on ext4, xfs and the like as zero-copy",
         needs &[Need::Task, Need::DirectIo, Need::PreemptCount], vital false,
@@ -271,7 +307,9 @@ pub const HOOKS: &[Hook] = hooks! {
         else "that segmentation's copies",
         needs SOCKET, vital false,
         [fentry("skb_copy_and_csum_bits", 4, "skb_copy_and_csum_bits"),
-         fentry("skb_copy_and_csum_bits", 5, "skb_copy_and_csum_bits")];
+         fentry("skb_copy_and_csum_bits", 5, "skb_copy_and_csum_bits"),
+         kprobe("skb_copy_and_csum_bits", 4, "skb_copy_and_csum_bits_kprobe"),
+         kprobe("skb_copy_and_csum_bits", 5, "skb_copy_and_csum_bits_kprobe")];
     "skb_coalesce": "whose receive queue a copy inside it belongs to",
         else "the process of those copies: they are charged to the kernel",
         needs &[Need::Skb], vital false,
@@ -279,29 +317,37 @@ pub const HOOKS: &[Hook] = hooks! {
     "owner_tcp_send": "whose a TCP socket is, by its sends",
         else "the process of copies and DMA in interrupts: they are charged to the kernel",
         needs &[Need::Task], vital false,
-        [fentry("tcp_sendmsg_locked", 3, "owner_tcp_send")];
+        [fentry("tcp_sendmsg_locked", 3, "owner_tcp_send"),
+         kprobe("tcp_sendmsg_locked", 3, "owner_tcp_send_kprobe")];
     "owner_tcp_sendpages": "whose a TCP socket is, by sendfile and splice",
         else "before 6.5 the process of copies and DMA in interrupts; since then nothing",
         needs &[Need::Task], vital false,
-        [fentry("do_tcp_sendpages", 5, "owner_tcp_sendpages")];
+        [fentry("do_tcp_sendpages", 5, "owner_tcp_sendpages"),
+         kprobe("do_tcp_sendpages", 5, "owner_tcp_sendpages_kprobe")];
     "owner_tcp_recv": "whose a TCP socket is, by its receives",
         else "the receiver of copies in interrupts: they are charged to the kernel",
         needs &[Need::Task], vital false,
         [fentry("tcp_recvmsg", 4, "owner_tcp_recv"),
          fentry("tcp_recvmsg", 5, "owner_tcp_recv"),
-         fentry("tcp_recvmsg", 6, "owner_tcp_recv")];
+         fentry("tcp_recvmsg", 6, "owner_tcp_recv"),
+         kprobe("tcp_recvmsg", 4, "owner_tcp_recv_kprobe"),
+         kprobe("tcp_recvmsg", 5, "owner_tcp_recv_kprobe"),
+         kprobe("tcp_recvmsg", 6, "owner_tcp_recv_kprobe")];
     "owner_udp_send": "whose a UDP socket is",
         else "the process of its DMA: it is charged to the kernel",
         needs &[Need::Task], vital false,
-        [fentry("udp_sendmsg", 3, "owner_udp_send")];
+        [fentry("udp_sendmsg", 3, "owner_udp_send"),
+         kprobe("udp_sendmsg", 3, "owner_udp_send_kprobe")];
     "owner_udpv6_send": "whose a UDP socket is, IPv6",
         else "the process of its DMA: it is charged to the kernel",
         needs &[Need::Task], vital false,
-        [fentry("udpv6_sendmsg", 3, "owner_udpv6_send")];
+        [fentry("udpv6_sendmsg", 3, "owner_udpv6_send"),
+         kprobe("udpv6_sendmsg", 3, "owner_udpv6_send_kprobe")];
     "owner_gone": "sockets that are gone",
         else "room for the owners of new sockets",
         needs &[], vital false,
-        [fentry("inet_sock_destruct", 1, "owner_gone")];
+        [fentry("inet_sock_destruct", 1, "owner_gone"),
+         kprobe("inet_sock_destruct", 1, "owner_gone_kprobe")];
     "udp_send": "user to UDP and raw sockets",
         else "what UDP sockets are sent",
         needs MESSAGE, vital false,

@@ -33,6 +33,43 @@ pub enum Scope {
     Tree,
 }
 
+/// How counting is to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The strongest way of attaching that may be used.
+    pub way: Way,
+    /// Whether programs log.
+    pub verbose: bool,
+}
+
+/// A way of attaching programs to the kernel, the strongest first. What one way cannot do is left to
+/// the next, so the strongest that is allowed names all that are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// Entries and exits of functions: every copy is counted where it is made.
+    #[default]
+    Fentry,
+    /// Entries of functions by breakpoint.
+    Kprobe,
+    /// Tracepoints: what system calls returned.
+    Tracepoint,
+}
+
+impl Way {
+    /// Every way, in this order.
+    pub const ALL: [Self; 3] = [Self::Fentry, Self::Kprobe, Self::Tracepoint];
+
+    /// The word for it on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+            Self::Tracepoint => "tracepoint",
+        }
+    }
+}
+
 /// How numbers of copies are come by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
@@ -113,7 +150,7 @@ impl Probes {
     /// # Errors
     ///
     /// If it allows nothing, or not what is vital; the text names the cause and the remedy.
-    pub fn attach(scope: Scope, verbose: bool) -> Result<(Self, Ledger, Environment), Error> {
+    pub fn attach(scope: Scope, options: Options) -> Result<(Self, Ledger, Environment), Error> {
         let environment = Environment::read().map_err(Error::Environment)?;
         if let Some(obstacle) = environment.obstacle() {
             return Err(Error::Obstacle(obstacle));
@@ -132,7 +169,7 @@ impl Probes {
             layout,
             missing: &missing,
             processes: PROCESSES,
-            verbose,
+            options,
         };
         let (mut ebpf, statuses, evidence) = plan.carry_out()?;
         if let Some(status) = statuses
@@ -144,7 +181,7 @@ impl Probes {
                 reason: status.reason().unwrap_or_default().to_owned(),
             });
         }
-        if verbose {
+        if options.verbose {
             forward_logs(&mut ebpf);
         }
         let ledger = open_ledger(&mut ebpf)?;

@@ -3,6 +3,7 @@
 use crate::{
     export::report::grouped,
     ledger::{Counters, Lost},
+    probes::Evidence,
     workload::{Run, Theory, Truth},
 };
 
@@ -27,8 +28,18 @@ const RULES: [Rule; 7] = [
     kernel_disagrees,
 ];
 
+/// Those that need no more than calls and payload.
+const DERIVED: &[Rule] = &[once_for_all_chunks, short_calls];
+
 /// One sentence for each thing that the classic theory does not tell.
-pub fn notes(theory: Theory, truth: &Truth, payload: u64, chunks: u64, run: &Run) -> Vec<String> {
+pub fn notes(
+    theory: Theory,
+    truth: &Truth,
+    payload: u64,
+    chunks: u64,
+    run: &Run,
+    evidence: Evidence,
+) -> Vec<String> {
     let case = Case {
         theory,
         truth,
@@ -36,7 +47,11 @@ pub fn notes(theory: Theory, truth: &Truth, payload: u64, chunks: u64, run: &Run
         chunks,
         run,
     };
-    RULES.iter().filter_map(|rule| rule(&case)).collect()
+    let rules = match evidence {
+        Evidence::Measured => &RULES[..],
+        Evidence::Derived => DERIVED,
+    };
+    rules.iter().filter_map(|rule| rule(&case)).collect()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "shown to two decimals")]

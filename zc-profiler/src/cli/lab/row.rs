@@ -62,6 +62,7 @@ impl Row {
                 plan.payload(),
                 plan.chunks(),
                 &run,
+                evidence,
             ));
         }
         Self {

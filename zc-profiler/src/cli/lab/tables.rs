@@ -74,7 +74,7 @@ pub fn report(document: &Document) -> String {
     let (mut per_chunk, mut total) = (Table::new(PER_CHUNK), Table::new(TOTAL));
     for row in document.rows {
         per_chunk.row(per_chunk_cells(row, payload, chunks, document.evidence));
-        total.row(total_cells(row));
+        total.row(total_cells(row, document.evidence));
     }
     let _ = write!(
         text,
@@ -99,16 +99,21 @@ const fn both(flows: Flows) -> u64 {
     flows.into + flows.out
 }
 
+/// A number that nothing a system call returns tells, so that only a measurement has it.
+fn known(cell: String, evidence: &str) -> String {
+    match evidence {
+        "derived" => "-".to_owned(),
+        _ => cell,
+    }
+}
+
 fn per_chunk_cells(
     row: &Row,
     payload: u64,
     chunks: u64,
     evidence: &str,
 ) -> [String; PER_CHUNK.len()] {
-    let known = |cell: String| match evidence {
-        "derived" => "-".to_owned(),
-        _ => cell,
-    };
+    let known = |cell| known(cell, evidence);
     let all = row.measured.all_methods();
     let each = |count| format!("{:.2}", ratio(count, chunks));
     let share = |bytes| format!("{:.2}", ratio(bytes, payload));
@@ -117,9 +122,9 @@ fn per_chunk_cells(
         row.target.into(),
         row.theory.mode_switches.to_string(),
         each(row.measured.mode_switches.syscall),
-        each(row.measured.mode_switches.fault),
+        known(each(row.measured.mode_switches.fault)),
         row.theory.cpu_copies.to_string(),
-        share(cpu_bytes(&row.measured)),
+        known(share(cpu_bytes(&row.measured))),
         share(all.to_user.bytes),
         share(all.from_user.bytes),
         known(share(all.in_kernel.bytes)),
@@ -142,22 +147,27 @@ fn verdict(row: &Row, evidence: &str) -> &'static str {
     }
 }
 
-fn total_cells(row: &Row) -> [String; TOTAL.len()] {
+fn total_cells(row: &Row, evidence: &str) -> [String; TOTAL.len()] {
+    // More than nothing was counted where it was made.
+    let known = |count| match count {
+        0 => known(grouped(0), evidence),
+        _ => grouped(count),
+    };
     let (measured, all) = (&row.measured, row.measured.all_methods());
     [
         row.method.into(),
         row.target.into(),
         grouped(measured.mode_switches.syscall),
-        grouped(measured.mode_switches.fault),
+        known(measured.mode_switches.fault),
         grouped(all.to_user.bytes),
         grouped(all.from_user.bytes),
-        grouped(all.in_kernel.bytes),
-        grouped(all.zero_copy_bytes),
+        known(all.in_kernel.bytes),
+        known(all.zero_copy_bytes),
         grouped(both(measured.pio_bytes)),
         grouped(both(measured.dma_bytes.block)),
         grouped(both(measured.dma_bytes.net)),
-        grouped(measured.page_faults.minor),
-        grouped(measured.page_faults.major),
+        known(measured.page_faults.minor),
+        known(measured.page_faults.major),
         grouped(measured.context_switches.voluntary),
         grouped(measured.context_switches.involuntary),
     ]
