@@ -408,6 +408,22 @@ pub struct KernelLayout {
     pub bio_size: u32,
     /// `bio.bi_bdev`, [`ABSENT`] where the bio points to the disk itself (before 5.12).
     pub bio_bdev: u32,
+    /// `bio.bi_io_vec`.
+    pub bio_io_vec: u32,
+    /// `bio_vec.bv_page`.
+    pub bio_vec_page: u32,
+    /// `page.mapping`; [`ABSENT`] if whose a page is cannot be told.
+    pub page_mapping: u32,
+    /// `page.compound_head`.
+    pub page_head: u32,
+    /// `address_space.host`.
+    pub mapping_host: u32,
+    /// `inode.i_ino`.
+    pub inode_number: u32,
+    /// `file.f_mapping`.
+    pub file_mapping: u32,
+    /// `kiocb.ki_filp`.
+    pub kiocb_file: u32,
     /// `bio.bi_disk` or `block_device.bd_disk`.
     pub bdev_disk: u32,
     pub gendisk_part0: u32,
@@ -482,6 +498,14 @@ impl KernelLayout {
         bio_opf: ABSENT,
         bio_size: ABSENT,
         bio_bdev: ABSENT,
+        bio_io_vec: ABSENT,
+        bio_vec_page: ABSENT,
+        page_mapping: ABSENT,
+        page_head: ABSENT,
+        mapping_host: ABSENT,
+        inode_number: ABSENT,
+        file_mapping: ABSENT,
+        kiocb_file: ABSENT,
         bdev_disk: ABSENT,
         gendisk_part0: ABSENT,
         part0_parent: ABSENT,
