@@ -185,7 +185,7 @@ fn many_messages_in_a_call_are_all_counted() {
 }
 
 /// Receives everything, then hangs up.
-fn drained(mut receiver: TcpStream) -> thread::JoinHandle<usize> {
+pub fn drained(mut receiver: TcpStream) -> thread::JoinHandle<usize> {
     thread::spawn(move || {
         let mut buffer = vec![0; 1 << 20];
         let mut total = 0;
@@ -203,7 +203,7 @@ fn drained(mut receiver: TcpStream) -> thread::JoinHandle<usize> {
     })
 }
 
-fn tcp() -> (TcpStream, TcpStream) {
+pub fn tcp() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let sender = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
     let (receiver, _) = listener.accept().expect("accept");
@@ -211,7 +211,7 @@ fn tcp() -> (TcpStream, TcpStream) {
 }
 
 /// Waits until the peer, having received everything, hangs up: one recv of nothing.
-fn hang_up(stream: &TcpStream) {
+pub fn hang_up(stream: &TcpStream) {
     stream
         .shutdown(std::net::Shutdown::Write)
         .expect("shutdown");
@@ -224,7 +224,7 @@ fn socklen<T>(value: &T) -> libc::socklen_t {
     libc::socklen_t::try_from(size_of_val(value)).expect("a small value")
 }
 
-fn allow_zerocopy(stream: &TcpStream) {
+pub fn allow_zerocopy(stream: &TcpStream) {
     let on = 1i32;
     // SAFETY: the option's value is valid for the call.
     let result = unsafe {
@@ -239,11 +239,11 @@ fn allow_zerocopy(stream: &TcpStream) {
     assert_eq!(result, 0, "SO_ZEROCOPY: {}", io::Error::last_os_error());
 }
 
-const CHUNK: usize = 65_536;
+pub const CHUNK: usize = 65_536;
 const CHUNKS: usize = 16;
-const BYTES: u64 = (CHUNK * CHUNKS) as u64;
+pub const BYTES: u64 = (CHUNK * CHUNKS) as u64;
 
-fn send_chunks(stream: &TcpStream, data: &[u8], flags: i32) {
+pub fn send_chunks(stream: &TcpStream, data: &[u8], flags: i32) {
     for _ in 0..CHUNKS {
         let mut left = data;
         while !left.is_empty() {
@@ -437,7 +437,7 @@ fn scatter_gather_off(device: &str) {
 }
 
 /// What the socket sent again: each byte of it was copied again.
-fn sent_again(stream: &TcpStream) -> u64 {
+pub fn sent_again(stream: &TcpStream) -> u64 {
     /// Of `tcpi_bytes_retrans` in `struct tcp_info`.
     const OFFSET: usize = 208;
     let mut info = [0u64; 32];
