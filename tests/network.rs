@@ -215,7 +215,7 @@ pub fn drained(mut receiver: TcpStream) -> thread::JoinHandle<usize> {
     })
 }
 
-fn tcp() -> (TcpStream, TcpStream) {
+pub fn tcp() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let sender = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
     let (receiver, _) = listener.accept().expect("accept");

@@ -2,15 +2,28 @@
 //! what is derived says so.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::atomic::Ordering,
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{command_line::PROGRAM, serve::Server};
+use zc_profiler::{
+    Options, Profiler, Scope,
+    ledger::{Counters, Lost, Method},
+    probes::{Evidence, Way},
+};
+
+use crate::{
+    command_line::PROGRAM,
+    network::{BYTES, CHUNK, allow_zerocopy, drained, hang_up, send_chunks, sent_again, tcp},
+    serve::Server,
+    support::{Child, shared},
+};
 
 const SIZE: u64 = 5_000_003;
 
@@ -208,4 +221,136 @@ fn by_tracepoints_serve_labels_every_copy_derived() {
     assert!(labelled > 0, "{samples:?}");
     server.judge();
     drop(dir);
+}
+
+/// Runs `doctor --attach WAY` on the lab's disk, which must end well; its table, and its document.
+fn doctor(way: &str, arguments: &[&str]) -> (String, Value) {
+    let dir = TempDir::new_in("/lab").expect("directory");
+    let json = dir.path().join("doctor.json");
+    let before = ["doctor", "--attach", way, "--json", utf8(&json), "--dir"];
+    let output = run(&[&before[..], &[utf8(dir.path())], arguments].concat());
+    let table = text(&output.stdout);
+    assert!(output.status.success(), "{table}\n{}", text(&output.stderr));
+    (table, json_of(&json))
+}
+
+/// The verdicts of `doctor`, by path.
+fn verdicts(document: &Value) -> BTreeMap<&str, &str> {
+    let paths = document["paths"].as_array().expect("paths");
+    paths
+        .iter()
+        .map(|path| {
+            let word = |name: &str| path[name].as_str().expect("a word");
+            (word("path"), word("verdict"))
+        })
+        .collect()
+}
+
+/// Paths of which nothing that a call returns tells.
+const UNTOLD: [&str; 3] = ["copy-on-write", "page faults", "private mapping"];
+
+#[test]
+fn by_tracepoints_the_doctor_calls_nothing_exact_that_is_derived() {
+    for more in [&[][..], &["--deep"]] {
+        let (table, document) = doctor("tracepoint", more);
+        assert_eq!(document["evidence"], "derived");
+        for (path, verdict) in verdicts(&document) {
+            let expected = match path {
+                // These need no carrier.
+                "context switches" | "mmap" => "exact",
+                path if UNTOLD.contains(&path) => "absent",
+                _ => "derived",
+            };
+            assert_eq!(verdict, expected, "{path}: {table}");
+        }
+        let rows = document["hooks"].as_array().expect("hooks");
+        for row in rows {
+            let attach = row["attach"].as_str().expect("a word");
+            let weak = ["tracepoint", "failed", "absent"].contains(&attach);
+            assert!(weak, "{row}");
+            if attach == "failed" {
+                let reason = row["reason"].as_str().expect("a reason");
+                assert!(reason.contains("left out by --attach tracepoint"), "{row}");
+            }
+        }
+        let stand_in = rows.iter().find(|row| row["name"] == "sys_exit");
+        assert_eq!(stand_in.expect("sys_exit")["proof"], "derived");
+        assert!(table.contains("0 wrong"), "{table}");
+        assert!(
+            table.contains("copies to and from user memory are derived"),
+            "{table}"
+        );
+    }
+}
+
+#[test]
+fn by_kprobes_the_doctor_proves_what_they_count() {
+    let (table, document) = doctor("kprobe", &[]);
+    assert_eq!(verdicts(&document)["private mapping"], "exact", "{table}");
+    assert_eq!(verdicts(&document)["pipe"], "derived", "{table}");
+    let rows = document["hooks"].as_array().expect("hooks");
+    let row = rows.iter().find(|row| row["name"] == "private_write");
+    let row = row.expect("private_write");
+    assert_eq!(row["attach"], "kprobe");
+    assert_eq!(row["proof"], "exact");
+}
+
+#[test]
+fn by_tracepoints_serve_never_calls_a_derived_path_calibrated() {
+    let server = Server::start_with(&["--attach", "tracepoint"]);
+    for series in server.samples().keys() {
+        assert!(!series.starts_with("zc_calibration_ok"), "{series}");
+    }
+}
+
+/// Measures a child by a profiler of its own.
+fn measure(way: Way, work: impl FnOnce()) -> Counters {
+    let options = Options {
+        way,
+        ..Options::default()
+    };
+    let profiler = Profiler::attach(Scope::Tree, options).expect("attach");
+    assert_eq!(profiler.evidence(), Evidence::Derived);
+    let child = Child::stopped_before(work);
+    child.wait_stopped();
+    let pid = child.pid.cast_unsigned();
+    profiler.follow(pid).expect("follow");
+    child.go_on();
+    child.wait_stopped();
+    let snapshot = profiler.snapshot().expect("snapshot");
+    let counters = snapshot.process(pid).expect("the child").counters.clone();
+    child.go_on();
+    child.wait_exited();
+    counters
+}
+
+#[test]
+fn by_kprobes_copies_inside_the_kernel_are_measured_beside_derived_ones() {
+    let data = vec![7u8; CHUNK];
+    let mut again = 0;
+    let mut on_way = |way| {
+        let (sender, receiver) = tcp();
+        allow_zerocopy(&sender);
+        let sink = drained(receiver);
+        let resent = shared();
+        let counters = measure(way, || {
+            send_chunks(&sender, &data, libc::MSG_ZEROCOPY);
+            hang_up(&sender);
+            resent.store(sent_again(&sender), Ordering::SeqCst);
+        });
+        assert_eq!(sink.join().expect("sink") as u64, BYTES);
+        again = resent.load(Ordering::SeqCst);
+        counters
+    };
+    let counters = on_way(Way::Tracepoint);
+    assert_eq!(counters.method(Method::Send).in_kernel.bytes, 0);
+    assert!(counters.lost_zero_copy_bytes.is_empty(), "{counters:?}");
+    let counters = on_way(Way::Kprobe);
+    let send = counters.method(Method::Send);
+    assert_eq!(send.payload_bytes, BYTES);
+    assert_eq!(send.in_kernel.bytes, BYTES + again);
+    let lost = &counters.lost_zero_copy_bytes;
+    assert_eq!(lost.get(&Lost::ZerocopyCopied), Some(&(BYTES + again)));
+    // What a call returned does not tell that it went by reference.
+    assert_eq!(send.from_user.bytes, BYTES);
 }

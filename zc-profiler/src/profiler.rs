@@ -82,9 +82,10 @@ impl Profiler {
         let status = self
             .statuses()
             .iter()
-            .find(|status| status.hook.name == hook);
+            .find(|status| status.hook.serves(hook));
         match status.map(|status| &status.state) {
             Some(State::Attached(_)) => Presence::Attached,
+            _ if self.evidence() == Evidence::Derived => Presence::Derived,
             Some(State::Failed(_)) => Presence::Failed,
             Some(State::Absent(_)) | None => Presence::Nowhere,
         }

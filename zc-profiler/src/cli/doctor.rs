@@ -22,7 +22,8 @@ use report::{Document, Report};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A process of its own moves known bytes along each path, and the ledger is compared with \
-    them to the byte. The exit code is 0 only if everything that is attached counts exactly."
+    them to the byte. Where copies are derived from what system calls returned, calls and payload are compared. \
+    The exit code is 0 only if everything that is attached counts exactly."
 )]
 pub struct Args {
     /// Hold the probes against hardware breakpoints on the kernel's copy primitives, too
@@ -71,6 +72,7 @@ pub fn run(args: &Args, options: Options) -> anyhow::Result<ExitCode> {
         .then(|| deep::ask(&profiler, &plan).map_err(|error| format!("{error:#}")));
     let report = Report {
         statuses: profiler.statuses(),
+        evidence: profiler.evidence(),
         outcomes: profiler.calibration(),
         witness: testimonies
             .as_ref()

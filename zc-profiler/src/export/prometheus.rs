@@ -307,7 +307,8 @@ fn probes(registry: &Registry, statuses: &[Status]) -> prometheus::Result<()> {
     Ok(())
 }
 
-/// Paths that were not taken have no sample: that they are not counted, `zc_probe_attached` says.
+/// Paths that were not taken, or whose copies are derived, have no sample: that they are not counted,
+/// `zc_probe_attached` says.
 fn calibration(registry: &Registry, outcomes: &[Outcome]) -> prometheus::Result<()> {
     let metric = GaugeVec::new(
         Opts::new(
@@ -321,7 +322,7 @@ fn calibration(registry: &Registry, outcomes: &[Outcome]) -> prometheus::Result<
         let value = match outcome.verdict {
             Verdict::Exact => 1.0,
             Verdict::Wrong => 0.0,
-            Verdict::Absent => continue,
+            Verdict::Derived | Verdict::Absent => continue,
         };
         metric.with_label_values(&[outcome.path.name]).set(value);
     }

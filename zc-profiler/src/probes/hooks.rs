@@ -49,6 +49,16 @@ pub struct Hook {
     pub syscall: Option<Syscall>,
 }
 
+impl Hook {
+    /// Whether this row counts what the row of that name is for.
+    #[must_use]
+    pub fn serves(&self, name: &str) -> bool {
+        let named = |row: &Self| row.name == name;
+        self.name == name
+            || DERIVED.iter().any(|row| row.name == self.name) && SYSCALLS.iter().any(named)
+    }
+}
+
 /// A program, and the kernel function or tracepoint that it is written for.
 #[derive(Debug)]
 pub struct Form {

@@ -14,7 +14,7 @@ use crate::{
     export::table::{Column, Table},
     kernel::Environment,
     ledger::Direction,
-    probes::{State, Status},
+    probes::{Evidence, State, Status},
 };
 
 const HOOKS: &[Column] = &[
@@ -62,6 +62,7 @@ pub fn environment(out: &mut dyn Write, environment: &Environment) -> io::Result
 /// Everything after that.
 pub struct Report<'a> {
     pub statuses: &'a [Status],
+    pub evidence: Evidence,
     pub outcomes: &'a [Outcome],
     /// What the witness said, if it was asked; or why it could not be.
     pub witness: Option<Result<&'a [Testimony], &'a str>>,
@@ -102,6 +103,7 @@ impl Report<'_> {
             let words = [outcome.path.name, outcome.verdict.name()].map(String::from);
             let copied = match outcome.verdict {
                 Verdict::Absent => Default::default(),
+                Verdict::Derived => derived(outcome.copied),
                 Verdict::Exact | Verdict::Wrong => cells(outcome.copied),
             };
             table.row(words.into_iter().chain(copied).chain([outcome.complaint()]));
@@ -116,9 +118,17 @@ fn proof(outcomes: &[Outcome], status: &Status) -> Option<Verdict> {
     outcomes
         .iter()
         .filter(|outcome| outcome.verdict != Verdict::Absent)
-        .filter(|outcome| outcome.path.hooks().any(|name| name == status.hook.name))
+        .filter(|outcome| outcome.path.hooks().any(|name| status.hook.serves(name)))
         .map(|outcome| outcome.verdict)
         .max()
+}
+
+/// That nothing was derived does not say that nothing was copied.
+fn derived(bytes: Bytes) -> [String; Direction::ALL.len()] {
+    bytes.map(|bytes| match bytes {
+        0 => "-".into(),
+        _ => bytes.to_string(),
+    })
 }
 
 fn cells(bytes: Bytes) -> [String; Direction::ALL.len()] {
@@ -137,13 +147,20 @@ impl fmt::Display for Report<'_> {
             .filter(|status| status.form().is_some());
         writeln!(f, "{}", self.hooks())?;
         let hooks = self.statuses.len();
-        writeln!(f, "{} of {hooks} hooks count\n", attached.count())?;
+        let how = match self.evidence {
+            Evidence::Measured => "copies are measured where they are made",
+            Evidence::Derived => {
+                "copies to and from user memory are derived from what system calls returned"
+            }
+        };
+        writeln!(f, "{} of {hooks} hooks count; {how}\n", attached.count())?;
         writeln!(f, "{}", self.paths())?;
         writeln!(
             f,
-            "{} of {} paths exact, {} wrong, {} absent, in {:.2} s",
+            "{} of {} paths exact, {} derived, {} wrong, {} absent, in {:.2} s",
             count(Verdict::Exact),
             self.outcomes.len(),
+            count(Verdict::Derived),
             count(Verdict::Wrong),
             count(Verdict::Absent),
             self.proof.as_secs_f64()
@@ -177,6 +194,8 @@ impl fmt::Display for Report<'_> {
 #[derive(Debug, Serialize)]
 pub struct Document<'a> {
     kernel: &'a str,
+    /// `measured` or `derived`.
+    evidence: &'a str,
     environment: EnvironmentDocument<'a>,
     hooks: Vec<HookDocument<'a>>,
     paths: Vec<PathDocument<'a>>,
@@ -280,6 +299,7 @@ impl<'a> Document<'a> {
         });
         Self {
             kernel: &environment.release,
+            evidence: report.evidence.name(),
             environment: EnvironmentDocument {
                 btf: environment.btf,
                 lockdown: &environment.lockdown,
@@ -315,6 +335,7 @@ mod tests {
     ) -> Report<'a> {
         Report {
             statuses: &[],
+            evidence: Evidence::Measured,
             outcomes,
             witness,
             proof: Duration::from_millis(120),
