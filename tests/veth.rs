@@ -48,14 +48,8 @@ fn send_file(stream: &TcpStream, file: &File) {
     for _ in 0..CHUNKS {
         let mut offset = 0;
         // SAFETY: the offset is valid.
-        let sent = unsafe {
-            libc::sendfile(
-                stream.as_raw_fd(),
-                file.as_raw_fd(),
-                &raw mut offset,
-                CHUNK,
-            )
-        };
+        let sent =
+            unsafe { libc::sendfile(stream.as_raw_fd(), file.as_raw_fd(), &raw mut offset, CHUNK) };
         assert_eq!(ok("sendfile", sent), CHUNK);
     }
 }
