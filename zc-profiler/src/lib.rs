@@ -9,6 +9,7 @@ compile_error!("zc-profiler counts on Linux on x86-64 only");
 pub mod calibration;
 pub mod cli;
 pub mod export;
+pub mod identity;
 pub mod kernel;
 pub mod ledger;
 pub mod probes;
