@@ -13,5 +13,6 @@ mod network;
 mod processes;
 mod ring;
 mod serve;
+mod services;
 mod support;
 mod switches;

@@ -90,6 +90,7 @@ pub fn create(key: &ProcessKey, task: Task) -> Option<Entry> {
     if let Some(counters) = PROCESSES.get_ptr_mut(key) {
         let entry = Entry(counters);
         entry.set_comm(task.leader().comm_address());
+        entry.set_cgroup(task.leader());
         return Some(entry);
     }
     dropped(Dropped::ProcessMapFull, 1);
@@ -125,14 +126,18 @@ impl Entry {
     /// The counters of one method; `None` if there is no such method.
     #[inline(always)]
     pub fn method(self, method: u8) -> Option<*mut MethodCounters> {
-        if method as usize >= Method::ALL.len() {
+        let mut index = method as usize;
+        // SAFETY: changes nothing. The compiler must not see that few bits would do: it would check one
+        // register and index by another, of which the verifier then knows too little.
+        unsafe { asm!("{0} &= 255", inout(reg) index) };
+        if index >= Method::ALL.len() {
             return None;
         }
         // SAFETY: a live map value; the index is in bounds.
         Some(unsafe {
             (&raw mut (*self.0).methods)
                 .cast::<MethodCounters>()
-                .add(method as usize)
+                .add(index)
         })
     }
 
@@ -167,6 +172,14 @@ impl Entry {
             let target: &mut [u8; COMM_LEN] = &mut (*self.0).comm;
             let _ = bpf_probe_read_kernel_buf(comm, target);
         }
+    }
+
+    /// Notes in which cgroup a task is, if the kernel shows it.
+    #[inline(always)]
+    pub fn set_cgroup(self, task: Task) {
+        let cgroup = task.cgroup();
+        // SAFETY: a live map value.
+        unsafe { (&raw mut (*self.0).cgroup).write_volatile(cgroup) }
     }
 
     #[inline(always)]

@@ -6,6 +6,7 @@
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("zc-profiler counts on Linux on x86-64 only");
 
+mod accounts;
 pub mod calibration;
 pub mod cli;
 pub mod export;
@@ -16,5 +17,6 @@ pub mod probes;
 mod profiler;
 pub mod workload;
 
+pub use accounts::Accounts;
 pub use probes::Scope;
 pub use profiler::{Error, Profiler};

@@ -6,9 +6,10 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    Profiler, Scope,
+    Accounts, Profiler, Scope,
     calibration::{self, Plan, Verdict},
     export::http,
+    ledger::{GroupBy, Grouping},
     probes::{Evidence, State},
 };
 
@@ -20,6 +21,26 @@ pub struct Args {
     /// Where to serve /metrics and /healthz
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464")]
     listen: String,
+    /// Sum processes by service (systemd unit or container, else command name), by process or by
+    /// command name
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "service")]
+    group_by: GroupBy,
+    /// How many groups to export at most; the rest is summed as `other`
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    max_groups: u32,
+    /// How long to export a group after its last process has gone
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    grace: u64,
+}
+
+impl Args {
+    fn grouping(&self) -> Grouping {
+        Grouping {
+            by: self.group_by,
+            max: self.max_groups as usize,
+            grace: Duration::from_secs(self.grace),
+        }
+    }
 }
 
 pub fn run(args: &Args, verbose: bool) -> anyhow::Result<ExitCode> {
@@ -28,7 +49,7 @@ pub fn run(args: &Args, verbose: bool) -> anyhow::Result<ExitCode> {
     let mut profiler = Profiler::attach(Scope::System, verbose)?;
     warn_of_losses(&profiler);
     calibrate(&mut profiler);
-    let profiler = Arc::new(profiler);
+    let accounts = Arc::new(Accounts::new(profiler, args.grouping()));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -42,9 +63,9 @@ pub fn run(args: &Args, verbose: bool) -> anyhow::Result<ExitCode> {
                 _ = interrupt.recv() => {}
             }
         };
-        tokio::spawn(retire(Arc::clone(&profiler)));
+        tokio::spawn(retire(Arc::clone(&accounts)));
         eprintln!("zc-profiler: counting; metrics: http://{address}/metrics");
-        http::serve(listener, profiler, stop).await
+        http::serve(listener, accounts, stop).await
     })?;
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
@@ -72,11 +93,11 @@ fn calibrate(profiler: &mut Profiler) {
     }
 }
 
-async fn retire(profiler: Arc<Profiler>) {
+async fn retire(accounts: Arc<Accounts>) {
     let mut ticks = tokio::time::interval(RETIRE_EVERY);
     loop {
         ticks.tick().await;
-        if let Err(error) = profiler.retire() {
+        if let Err(error) = accounts.retire() {
             log::error!("making room in the ledger: {error}");
         }
     }
