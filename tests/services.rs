@@ -181,3 +181,89 @@ fn hostile_names_are_labels_like_any_other() {
     }
     fs::remove_file(file).expect("unlink");
 }
+
+#[test]
+fn the_configuration_is_read_again_without_losing_a_count() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let file = directory.path().join("config.toml");
+    let write = |text: &str| fs::write(&file, text).expect("write");
+    write("group_by = \"comm\"\nmax_groups = 100\n");
+    let option = file.to_str().expect("UTF-8");
+    let mut server = Server::with(&["--config", option]);
+    let source = source("reload-source");
+    let read = || {
+        let status = Command::new("head")
+            .args(["-c", "300000", source.as_str()])
+            .stdout(Stdio::null())
+            .status();
+        assert!(status.expect("head").success());
+    };
+    read();
+    let comm = r#"zc_payload_bytes_total{comm="head",method="read"}"#;
+    let other = r#"zc_payload_bytes_total{comm="other",method="read"}"#;
+    let before = server.samples()[comm];
+    assert!(before >= f64::from(BYTES), "{before}");
+
+    write("group_bye = \"process\"\n");
+    let line = server.signal(libc::SIGHUP);
+    assert!(
+        line.contains("config.toml:1: unknown key \"group_bye\"; did you mean group_by?"),
+        "{line}"
+    );
+    assert!(
+        exact(server.samples()[comm], before),
+        "a mistake changes nothing"
+    );
+
+    write("group_by = \"process\"\n");
+    let line = server.signal(libc::SIGHUP);
+    assert_eq!(line, "zc-profiler: configuration read again\n");
+    read();
+    let samples = server.samples();
+    assert_eq!(samples.get(comm), None);
+    assert!(samples[other] >= before, "what was counted is in `other`");
+    let mut by_process = samples.iter().filter(|(series, _)| {
+        series.starts_with(r#"zc_payload_bytes_total{comm="head",method="read",pid=""#)
+    });
+    let (_, bytes) = by_process.next().expect("the second head");
+    assert!(exact(*bytes, before), "{bytes} is not {before}");
+    fs::remove_file(source).expect("unlink");
+}
+
+#[test]
+fn the_configuration_is_checked() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let file = directory.path().join("config.toml");
+    let check = |text: &str, options: &[&str]| {
+        fs::write(&file, text).expect("write");
+        let output = Command::new(crate::command_line::PROGRAM)
+            .args(["config", "check", "--config"])
+            .arg(&file)
+            .args(options)
+            .env("ZC_PROFILER_GRACE_SECONDS", "60")
+            .env("ZC_PROFILER_MAX_GROUPS", "6")
+            .output()
+            .expect("config check");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        (
+            output.status.success(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let text = "listen = \"127.0.0.1:1\"\nmax_groups = 7\ngrace_seconds = 8\n";
+    let (ok, stdout, stderr) = check(text, &["--max-groups", "5"]);
+    assert!(ok && stderr.is_empty(), "{stderr}");
+    assert_eq!(
+        stdout,
+        "listen = \"127.0.0.1:1\"\ngroup_by = \"service\"\nmax_groups = 5\ngrace_seconds = 60\n",
+        "the option before the environment before the file before what is built in"
+    );
+    let (ok, _, stderr) = check("\nmax_groups = \"many\"\n", &[]);
+    let file = file.display();
+    assert!(!ok);
+    assert_eq!(
+        stderr,
+        format!("zc-profiler: {file}:2: max_groups must be a number from 1 on\n")
+    );
+}
