@@ -15,6 +15,7 @@ mod network;
 mod processes;
 mod ring;
 mod serve;
+mod services;
 mod splices;
 mod support;
 mod switches;

@@ -297,6 +297,9 @@ pub struct ProcessCounters {
     pub pio_bytes: [u64; Flow::ALL.len()],
     /// Bytes copied although a program asked to pass them by reference, by [`Lost`].
     pub lost_bytes: [u64; Lost::ALL.len()],
+    /// The id of its cgroup in the default (v2) hierarchy, which is the inode number of the cgroup's
+    /// directory; 0 if the kernel does not show it.
+    pub cgroup: u64,
 }
 
 /// Whose socket it is: the process that used it last, and how.
@@ -434,6 +437,10 @@ pub struct KernelLayout {
     /// How many disks move their bytes by PIO.
     pub pio_disks: u32,
     pub sock_type: u32,
+    pub task_cgroups: u32,
+    pub css_set_dfl_cgrp: u32,
+    pub cgroup_kn: u32,
+    pub kernfs_node_id: u32,
     /// Whether the helper `bpf_get_current_task_btf` is there (5.11).
     pub has_task_btf: u32,
     /// Whether the helper `bpf_task_pt_regs` is there (5.15).
@@ -513,6 +520,10 @@ impl KernelLayout {
         gendisk_first_minor: ABSENT,
         pio_disks: 0,
         sock_type: ABSENT,
+        task_cgroups: ABSENT,
+        css_set_dfl_cgrp: ABSENT,
+        cgroup_kn: ABSENT,
+        kernfs_node_id: ABSENT,
         has_task_btf: 0,
         has_task_pt_regs: 0,
         filtered: 0,
@@ -556,7 +567,7 @@ const _: () = {
     assert!(size_of::<Primitive>() == 5 * 4);
     assert!(size_of::<ProcessKey>() == 8);
     assert!(size_of::<MethodCounters>() == 72);
-    assert!(size_of::<ProcessCounters>() == 13 * 72 + 5 * 8 + 16 + 8 + 10 * 8);
+    assert!(size_of::<ProcessCounters>() == 13 * 72 + 5 * 8 + 16 + 8 + 10 * 8 + 8);
     assert!(size_of::<Owner>() == 16);
     assert!(size_of::<Call>() == 96);
     assert!(size_of::<KernelLayout>().is_multiple_of(8));

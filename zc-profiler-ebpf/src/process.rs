@@ -90,6 +90,7 @@ pub fn create(key: &ProcessKey, task: Task) -> Option<Entry> {
     if let Some(counters) = PROCESSES.get_ptr_mut(key) {
         let entry = Entry(counters);
         entry.set_comm(task.leader().comm_address());
+        entry.set_cgroup(task.leader());
         return Some(entry);
     }
     dropped(Dropped::ProcessMapFull, 1);
@@ -172,6 +173,14 @@ impl Entry {
             let target: &mut [u8; COMM_LEN] = &mut (*self.0).comm;
             let _ = bpf_probe_read_kernel_buf(comm, target);
         }
+    }
+
+    /// Notes in which cgroup a task is, if the kernel shows it.
+    #[inline(always)]
+    pub fn set_cgroup(self, task: Task) {
+        let cgroup = task.cgroup();
+        // SAFETY: a live map value.
+        unsafe { (&raw mut (*self.0).cgroup).write_volatile(cgroup) }
     }
 
     #[inline(always)]

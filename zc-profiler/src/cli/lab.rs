@@ -24,9 +24,9 @@ use anyhow::{Context, ensure};
 use clap::builder::PossibleValuesParser;
 
 use crate::{
-    Options, Profiler, Scope,
+    Accounts, Options, Profiler, Scope,
     export::{http, json},
-    ledger::{Counters, ProcessKey},
+    ledger::{Counters, Grouping, ProcessKey},
     workload::{self, Meter, MeterError, Plan, SCENARIOS, Scenario, Signals, Target},
 };
 use row::{Document, Row};
@@ -123,13 +123,15 @@ fn drive(args: &LabArgs, options: Options, signals: &Signals) -> anyhow::Result<
     }
     let listener = args.listen.as_deref().map(http::bind).transpose()?;
 
-    let profiler = Arc::new(Profiler::attach(Scope::Tree, options)?);
+    let profiler = Profiler::attach(Scope::Tree, options)?;
+    let accounts = Arc::new(Accounts::new(profiler, Grouping::default()));
+    let profiler = accounts.profiler();
     signals.check()?;
     if let Some(listener) = listener {
-        serve(listener, Arc::clone(&profiler))?;
+        serve(listener, Arc::clone(&accounts))?;
     }
     let plan = Plan::new(&dir, args.payload, chunk, hardware)?;
-    let rows = measure(&scenarios, &plan, &profiler, signals)?;
+    let rows = measure(&scenarios, &plan, profiler, signals)?;
     drop(plan);
 
     let document = Document {
@@ -217,14 +219,14 @@ fn measure(
     Ok(rows)
 }
 
-fn serve(listener: TcpListener, profiler: Arc<Profiler>) -> anyhow::Result<()> {
+fn serve(listener: TcpListener, accounts: Arc<Accounts>) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("starting the runtime")?;
     thread::spawn(move || {
-        if let Err(error) = runtime.block_on(http::serve(listener, profiler, future::pending())) {
+        if let Err(error) = runtime.block_on(http::serve(listener, accounts, future::pending())) {
             log::error!("metrics: {error}");
         }
     });

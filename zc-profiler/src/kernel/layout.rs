@@ -35,6 +35,8 @@ pub enum Need {
     DirectIo,
     /// The opcode of an `io_uring` request.
     Request,
+    /// The cgroup of a task in the default hierarchy.
+    Cgroup,
 }
 
 /// Symbols that [`resolve`] wants to be looked up.
@@ -108,6 +110,10 @@ pub fn resolve(
         iomap_dio_wait: member(Need::DirectIo, "iomap_dio", "wait_for_completion"),
         io_kiocb_opcode: member(Need::Request, "io_kiocb", "opcode"),
         io_uring_cqe_res: member(Need::Request, "io_uring_cqe", "res"),
+        task_cgroups: member(Need::Cgroup, "task_struct", "cgroups"),
+        css_set_dfl_cgrp: member(Need::Cgroup, "css_set", "dfl_cgrp"),
+        cgroup_kn: member(Need::Cgroup, "cgroup", "kn"),
+        kernfs_node_id: member(Need::Cgroup, "kernfs_node", "id"),
         has_completed_request: (btf.tracepoint_arguments("io_uring_complete") != Some(4)).into(),
         has_task_btf: btf.has_function("bpf_get_current_task_btf").into(),
         has_task_pt_regs: btf.has_function("bpf_task_pt_regs").into(),
