@@ -129,7 +129,7 @@ xfs() {
         PATH=$path mkfs.xfs -q -f -m crc=1,reflink=1,bigtime=0,inobtcount=0 -i nrext64=0 $image ||
             fail "cannot make an xfs"
         # By direct I/O, so that no thread of the kernel copies pages from file to file.
-        PATH=$path losetup --direct-io=on /dev/loop0 $image
+        /sbin/losetup --direct-io=on /dev/loop0 $image
         mkdir -p $place
         mount -t xfs /dev/loop0 $place || fail "cannot mount the xfs"
     fi
