@@ -52,11 +52,11 @@ impl Walk {
         }
     }
 
-    fn to_user(self, to_user: u64) -> Self {
+    fn copying_to_user(self, to_user: u64) -> Self {
         Self { to_user, ..self }
     }
 
-    fn from_user(self, from_user: u64) -> Self {
+    fn copying_from_user(self, from_user: u64) -> Self {
         Self { from_user, ..self }
     }
 
@@ -99,8 +99,8 @@ fn through(name: &'static str, into: RawFd, out: RawFd) -> Walk {
         write(into, BYTES);
         read(out, BYTES);
     })
-    .from_user(N)
-    .to_user(N)
+    .copying_from_user(N)
+    .copying_to_user(N)
 }
 
 /// Keeps what a walk's descriptors belong to open for as long as the process lives.
@@ -113,8 +113,8 @@ fn kept<T: AsRawFd>(owner: T) -> RawFd {
 fn files(walks: &mut Vec<Walk>, names: [&'static str; 3], dir: &str) {
     let [reading, writing, sending] = names;
     let (from, to) = (kept(source(dir, 2 * BYTES)), kept(target(dir)));
-    walks.push(Walk::new(reading, N, move || read(from, BYTES)).to_user(N));
-    walks.push(Walk::new(writing, N, move || write(to, BYTES)).from_user(N));
+    walks.push(Walk::new(reading, N, move || read(from, BYTES)).copying_to_user(N));
+    walks.push(Walk::new(writing, N, move || write(to, BYTES)).copying_from_user(N));
     let send = move || {
         let mut offset = 0;
         // SAFETY: the offset is valid.
@@ -190,7 +190,9 @@ fn pipes(walks: &mut Vec<Walk>) {
         read(first[0], BYTES);
         read(second[0], BYTES);
     };
-    let tee = Walk::new("tee", 4 * N, tee).from_user(N).to_user(2 * N);
+    let tee = Walk::new("tee", 4 * N, tee)
+        .copying_from_user(N)
+        .copying_to_user(2 * N);
     walks.push(tee.zero_copy(N));
     let vmsplice = move || {
         let mut buffer = vec![1u8; BYTES];
@@ -213,7 +215,7 @@ fn pipes(walks: &mut Vec<Walk>) {
         }
     };
     let vmsplice = Walk::new("vmsplice", 2 * N, vmsplice).zero_copy(N);
-    walks.push(vmsplice.to_user(N));
+    walks.push(vmsplice.copying_to_user(N));
 }
 
 fn sockets(walks: &mut Vec<Walk>) {
@@ -236,8 +238,8 @@ fn sockets(walks: &mut Vec<Walk>) {
         let got = unsafe { libc::recv(far, buffer.as_mut_ptr().cast(), 100, libc::MSG_TRUNC) };
         whole("recv", BYTES, got);
     };
-    let truncated = Walk::new("UDP, MSG_TRUNC", 2 * N, truncated).from_user(N);
-    walks.push(truncated.to_user(100).neither(N - 100));
+    let truncated = Walk::new("UDP, MSG_TRUNC", 2 * N, truncated).copying_from_user(N);
+    walks.push(truncated.copying_to_user(100).neither(N - 100));
     let (near, far) = tcp();
     let (near, far, file) = (kept(near), kept(far), kept(source("/lab", BYTES)));
     let sent = move || {
@@ -255,7 +257,7 @@ fn sockets(walks: &mut Vec<Walk>) {
     walks.push(
         Walk::new("sendfile to TCP", 2 * N, sent)
             .zero_copy(N)
-            .to_user(N),
+            .copying_to_user(N),
     );
 }
 
@@ -283,7 +285,7 @@ fn walks() -> Vec<Walk> {
     pipes(&mut walks);
     sockets(&mut walks);
     let random = kept(File::open("/dev/urandom").expect("open"));
-    walks.push(Walk::new("/dev/urandom", N, move || read(random, BYTES)).to_user(N));
+    walks.push(Walk::new("/dev/urandom", N, move || read(random, BYTES)).copying_to_user(N));
     let zero = kept(File::open("/dev/zero").expect("open"));
     walks.push(Walk::new("/dev/zero", N, move || read(zero, BYTES)).neither(N));
     let null = kept(File::create("/dev/null").expect("open"));
@@ -301,7 +303,7 @@ fn walks() -> Vec<Walk> {
         };
         whole("process_vm_readv", BYTES, read);
     };
-    walks.push(Walk::new("process_vm_readv", N, itself).to_user(N));
+    walks.push(Walk::new("process_vm_readv", N, itself).copying_to_user(N));
     walks
 }
 
