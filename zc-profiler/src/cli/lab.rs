@@ -26,7 +26,7 @@ use clap::builder::PossibleValuesParser;
 use crate::{
     Accounts, Options, Profiler, Scope,
     export::{http, json},
-    ledger::{Counters, Grouping, ProcessKey},
+    ledger::{Counters, GroupBy, Grouping, ProcessKey},
     workload::{self, Meter, MeterError, Plan, SCENARIOS, Scenario, Signals, Target},
 };
 use row::{Document, Row};
@@ -124,7 +124,12 @@ fn drive(args: &LabArgs, options: Options, signals: &Signals) -> anyhow::Result<
     let listener = args.listen.as_deref().map(http::bind).transpose()?;
 
     let profiler = Profiler::attach(Scope::Tree, options)?;
-    let accounts = Arc::new(Accounts::new(profiler, Grouping::default()));
+    // Its processes are of one service, and named after what they do.
+    let grouping = Grouping {
+        by: GroupBy::Comm,
+        ..Grouping::default()
+    };
+    let accounts = Arc::new(Accounts::new(profiler, grouping));
     let profiler = accounts.profiler();
     signals.check()?;
     if let Some(listener) = listener {
