@@ -11,6 +11,7 @@ mod io_uring;
 mod memory;
 mod network;
 mod processes;
+mod refusals;
 mod ring;
 mod serve;
 mod support;
