@@ -13,6 +13,7 @@ mod iterators;
 mod memory;
 mod network;
 mod processes;
+mod refusals;
 mod ring;
 mod serve;
 mod services;

@@ -70,6 +70,15 @@ impl Cli {
         };
         env_logger::Builder::new()
             .filter_level(level)
+            // What it warns of is told in our own words, where it matters.
+            .filter_module(
+                "aya",
+                if self.verbose {
+                    level
+                } else {
+                    log::LevelFilter::Error
+                },
+            )
             .format_timestamp(None)
             .init();
         let options = Options {

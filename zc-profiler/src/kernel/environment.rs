@@ -24,7 +24,22 @@ pub struct Environment {
     pub preemptible: bool,
     /// Which capabilities of interest this process has.
     pub capabilities: Vec<&'static str>,
+    /// What may make those count for nothing.
+    pub confinement: Option<Confinement>,
 }
+
+/// What may refuse a process that has the capabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confinement {
+    /// A filter decides which system calls it may make.
+    Seccomp,
+    /// Its capabilities are those of a user namespace only.
+    UserNamespace,
+}
+
+/// What the kernel says it refuses where it is locked down for confidentiality.
+pub const LOCKED_DOWN: &str = "the kernel is locked down (confidentiality), which refuses programs that read kernel memory: boot \
+     with lockdown=integrity or lockdown=none";
 
 impl Environment {
     /// Reads the state of this machine and process.
@@ -48,6 +63,7 @@ impl Environment {
                     .as_deref(),
             ),
             capabilities: capabilities(&status),
+            confinement: confinement(&status, &fs::read_to_string("/proc/self/uid_map")?),
         })
     }
 
@@ -69,11 +85,7 @@ impl Environment {
             );
         }
         if self.lockdown == "confidentiality" {
-            return Some(
-                "the kernel is locked down (confidentiality), which refuses programs that read kernel \
-                 memory: boot with lockdown=integrity or lockdown=none"
-                    .into(),
-            );
+            return Some(LOCKED_DOWN.into());
         }
         if !self.btf {
             return Some(format!(
@@ -83,6 +95,43 @@ impl Environment {
         }
         None
     }
+
+    /// Why bpf(2) is refused although the capabilities for it are held, with the remedy; `limited` says
+    /// whether memory that programs lock is.
+    #[must_use]
+    pub fn refusal(&self, limited: bool) -> &'static str {
+        match self.confinement {
+            Some(Confinement::Seccomp) => {
+                "a seccomp filter is in force, and does not let bpf(2) pass: start the container, or the \
+                 service, with a profile that allows bpf and perf_event_open"
+            }
+            Some(Confinement::UserNamespace) => {
+                "capabilities in a user namespace do not permit bpf(2): run as root of the machine, or with \
+                 its CAP_BPF, CAP_PERFMON and CAP_SYSLOG"
+            }
+            None if limited => {
+                "the kernel refused to make a map, which before 5.11 counts against the limit of locked \
+                 memory: run with CAP_SYS_RESOURCE, or after `ulimit -l unlimited`"
+            }
+            None => {
+                "bpf(2) is refused although this process has the capabilities for it: a security module such \
+                 as SELinux or AppArmor must allow it"
+            }
+        }
+    }
+}
+
+/// `Seccomp:` in /proc/PID/status is 2 under a filter; the initial user namespace maps every id to
+/// itself.
+fn confinement(status: &str, uid_map: &str) -> Option<Confinement> {
+    let mode = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Seccomp:"));
+    if mode.is_some_and(|mode| mode.trim() == "2") {
+        return Some(Confinement::Seccomp);
+    }
+    let words: Vec<_> = uid_map.split_ascii_whitespace().collect();
+    (words != ["0", "0", "4294967295"]).then_some(Confinement::UserNamespace)
 }
 
 /// The mode in brackets: `none [integrity] confidentiality`.
@@ -126,6 +175,7 @@ mod tests {
             lockdown: "none".into(),
             preemptible: false,
             capabilities: vec!["CAP_BPF", "CAP_PERFMON"],
+            ..Environment::default()
         }
     }
 
@@ -140,6 +190,34 @@ mod tests {
         assert!(of(|it| it.capabilities = vec!["CAP_BPF"]).contains("run as root"));
         assert!(of(|it| it.lockdown = "confidentiality".into()).contains("lockdown=integrity"));
         assert!(of(|it| it.btf = false).contains("CONFIG_DEBUG_INFO_BTF"));
+    }
+
+    #[test]
+    fn each_refusal_is_named_with_its_remedy() {
+        let confined = |confinement| Environment {
+            confinement: Some(confinement),
+            ..able()
+        };
+        let filtered = confined(Confinement::Seccomp);
+        assert!(filtered.refusal(true).contains("seccomp"));
+        let nested = confined(Confinement::UserNamespace);
+        assert!(nested.refusal(true).contains("root of the machine"));
+        assert!(able().refusal(true).contains("ulimit -l"));
+        assert!(able().refusal(false).contains("SELinux"));
+    }
+
+    #[test]
+    fn filters_and_namespaces_are_recognised() {
+        let (open, initial) = (
+            "Name:\tx\nSeccomp:\t0\n",
+            "         0          0 4294967295\n",
+        );
+        assert_eq!(confinement(open, initial), None);
+        let filter = "Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1\n";
+        assert_eq!(confinement(filter, initial), Some(Confinement::Seccomp));
+        let mapped = "         0       1000          1\n";
+        let nested = Some(Confinement::UserNamespace);
+        assert_eq!(confinement(open, mapped), nested);
     }
 
     #[test]

@@ -7,6 +7,6 @@ mod layout;
 mod symbols;
 
 pub use self::disks::pio_disks;
-pub use environment::Environment;
+pub use environment::{Environment, LOCKED_DOWN};
 pub use layout::{Need, SYMBOLS, resolve};
 pub use symbols::{addresses, in_module};

@@ -90,6 +90,8 @@ impl Evidence {
     }
 }
 
+const BTF: &str = "reading the kernel's type information (/sys/kernel/btf/vmlinux)";
+
 /// Why counting could not begin.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -100,14 +102,14 @@ pub enum Error {
     #[error("reading the state of this machine: {0}")]
     Environment(#[source] io::Error),
     /// The kernel's type information could not be read.
-    #[error("reading the kernel's type information: {0}")]
-    Btf(#[from] btf::BtfError),
+    #[error("{BTF}: {0}; is something mounted over it?")]
+    Btf(btf::BtfError),
     /// aya could not read the kernel's type information.
-    #[error("reading the kernel's type information: {0}")]
-    AyaBtf(#[from] aya::BtfError),
+    #[error("{BTF}: {0}; is something mounted over it?")]
+    AyaBtf(aya::BtfError),
     /// The maps could not be made.
     #[error("loading the eBPF object: {}", chain(.0))]
-    Load(#[source] aya::EbpfError),
+    Load(aya::EbpfError),
     /// Without this hook no number can be trusted.
     #[error("cannot attach {hook}, without which nothing can be counted: {reason}")]
     Vital {
@@ -155,8 +157,8 @@ impl Probes {
         if let Some(obstacle) = environment.obstacle() {
             return Err(Error::Obstacle(obstacle));
         }
-        raise_memlock_limit();
-        let btf = btf::Btf::of_kernel()?;
+        let limited = !raise_memlock_limit();
+        let btf = btf::Btf::of_kernel().map_err(Error::Btf)?;
         let symbols = kernel::addresses(&kernel::SYMBOLS).map_err(Error::Environment)?;
         let (mut layout, missing) = kernel::resolve(&btf, &symbols);
         if let Some((_, member)) = missing.iter().find(|(need, _)| *need == Need::Writer) {
@@ -171,13 +173,20 @@ impl Probes {
         layout.pio_disks = u32::try_from(pio_disks.len()).unwrap_or(u32::MAX);
         let plan = attach::Plan {
             btf: &btf,
-            aya_btf: &aya::Btf::from_sys_fs()?,
+            aya_btf: &aya::Btf::from_sys_fs().map_err(Error::AyaBtf)?,
             layout,
             missing: &missing,
             processes: PROCESSES,
             options,
         };
-        let (mut ebpf, statuses, evidence) = plan.carry_out()?;
+        let (mut ebpf, statuses, evidence) = plan
+            .carry_out()
+            .map_err(|error| explained(error, &environment, limited))?;
+        // All kernels that have BTF have this helper; without, programs load in part and count nothing.
+        // The mode of lockdown is not to be seen where securityfs is not mounted.
+        if !aya::features().bpf_probe_read_kernel() {
+            return Err(Error::Obstacle(kernel::LOCKED_DOWN.into()));
+        }
         if let Some(status) = statuses
             .iter()
             .find(|status| status.hook.vital && status.form().is_none())
@@ -240,6 +249,24 @@ impl Probes {
     }
 }
 
+/// The cause and remedy instead of what a call said, where the kernel refused to load anything at all.
+fn explained(error: Error, environment: &Environment, limited: bool) -> Error {
+    let refused = |error: &(dyn std::error::Error + 'static)| {
+        let code = error.downcast_ref::<io::Error>()?.raw_os_error()?;
+        Some([libc::EPERM, libc::EACCES, libc::ENOSYS].contains(&code))
+    };
+    let Error::Load(load) = &error else {
+        return error;
+    };
+    let first: &(dyn std::error::Error + 'static) = load;
+    if std::iter::successors(Some(first), |error| error.source())
+        .any(|error| refused(error).unwrap_or_default())
+    {
+        return Error::Obstacle(environment.refusal(limited).into());
+    }
+    error
+}
+
 fn open_ledger(ebpf: &mut Ebpf) -> Result<Ledger, Error> {
     let mut processes: HashMap<MapData, ProcessKey, ProcessCounters> = take(ebpf, "PROCESSES")?;
     for key in [ProcessKey::KERNEL, ProcessKey::OVERFLOW] {
@@ -284,15 +311,15 @@ fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
     T::try_from(map).map_err(|source| Error::Map { name, source })
 }
 
-/// Before 5.11 maps count against this limit, whose default is too small for any.
-fn raise_memlock_limit() {
+/// Before 5.11 maps count against this limit, whose default is too small for any. Whether it is off.
+fn raise_memlock_limit() -> bool {
     let unlimited = libc::rlimit {
         rlim_cur: libc::RLIM_INFINITY,
         rlim_max: libc::RLIM_INFINITY,
     };
     // SAFETY: the structure is valid for the call. Failing is harmless where the limit is not used;
     // elsewhere loading fails with a message of its own.
-    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) == 0 }
 }
 
 /// Prints what the programs log. They log only rare events, and only on request.
@@ -314,7 +341,11 @@ fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        text = format!("{text}: {error}");
+        let cause = error.to_string();
+        // Some errors say their cause themselves.
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
         source = error.source();
     }
     text

@@ -89,7 +89,7 @@ impl Witness {
     ///
     /// If the kernel refuses, or hides its symbols.
     pub fn load() -> Result<Self, Error> {
-        let btf = Btf::of_kernel()?;
+        let btf = Btf::of_kernel().map_err(Error::Btf)?;
         let mut names: Vec<_> = TABLE.iter().map(|row| row.name).collect();
         names.extend(kernel::SYMBOLS);
         let symbols = kernel::addresses(&names).map_err(Error::Environment)?;
@@ -98,7 +98,7 @@ impl Witness {
         let old = btf.member("iov_iter", "iter_type").is_none();
         let iter_count = btf.member("iov_iter", "count").unwrap_or(ABSENT);
         let mut ebpf = EbpfLoader::new()
-            .btf(Some(&aya::Btf::from_sys_fs()?))
+            .btf(Some(&aya::Btf::from_sys_fs().map_err(Error::AyaBtf)?))
             .override_global("LAYOUT", &layout, true)
             .map_max_entries("SUSPENDED", 1)
             .load(OBJECT)
@@ -164,10 +164,12 @@ impl Witness {
     /// If the machine has none to give.
     pub fn watch(&mut self, pid: u32, pass: usize) -> Result<Breakpoints, Error> {
         let refused = |error: &ProgramError| {
+            if is_forbidden(error) {
+                return Error::Witness(forbidden());
+            }
             Error::Witness(format!(
                 "no hardware breakpoints to be had on this machine: {}; they need a processor, or a \
-                 virtual machine, with debug registers that nobody else uses, and \
-                 kernel.perf_event_paranoid to permit perf_event_open",
+                 virtual machine, with debug registers that nobody else uses",
                 super::attach::brief(error)
             ))
         };
@@ -221,6 +223,25 @@ impl Witness {
         }
         Ok(sums)
     }
+}
+
+fn is_forbidden(error: &ProgramError) -> bool {
+    match error {
+        ProgramError::SyscallError(error) => {
+            error.io_error.kind() == std::io::ErrorKind::PermissionDenied
+        }
+        _ => false,
+    }
+}
+
+fn forbidden() -> String {
+    let file = "/proc/sys/kernel/perf_event_paranoid";
+    let level = std::fs::read_to_string(file).unwrap_or_default();
+    format!(
+        "perf_event_open is refused, with kernel.perf_event_paranoid={}: run with CAP_SYS_ADMIN, or set \
+         it to 2 or less, and have seccomp filters allow the call",
+        level.trim()
+    )
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut PerfEvent, ProgramError> {
