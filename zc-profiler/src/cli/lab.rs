@@ -112,11 +112,11 @@ fn drive(args: &LabArgs, options: Options, signals: &Signals) -> anyhow::Result<
             args.methods.is_empty() || args.methods.iter().any(|name| name == scenario.method)
         })
         .collect();
-    let hardware = args.hardware.found();
+    let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let hardware = args.hardware.found(&dir);
     let (scenarios, left_out) = hardware::possible(scenarios, &hardware);
     ensure!(!scenarios.is_empty(), "{}", left_out.join("; "));
     let chunk = chunk(args)?;
-    let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     check_space(&dir, args.payload, &scenarios)?;
     if let Some(path) = &args.json {
         check_writable(path)?;
