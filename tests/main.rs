@@ -10,6 +10,7 @@ mod hardware;
 mod io_uring;
 mod memory;
 mod network;
+mod privileges;
 mod processes;
 mod ring;
 mod serve;
