@@ -12,6 +12,7 @@ mod io_uring;
 mod iterators;
 mod memory;
 mod network;
+mod privileges;
 mod processes;
 mod refusals;
 mod ring;

@@ -5,7 +5,7 @@ use std::{
     env, fs,
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
-    process::{Child, ChildStderr, Command, Stdio},
+    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -23,11 +23,18 @@ impl Server {
         Self::start_with(&[])
     }
 
-    /// With further arguments.
-    pub fn start_with(arguments: &[&str]) -> Self {
-        let mut child = Command::new(PROGRAM)
+    /// With further options.
+    pub fn start_with(options: &[&str]) -> Self {
+        let mut command = Command::new(PROGRAM);
+        command
             .args(["serve", "--listen", "127.0.0.1:0"])
-            .args(arguments)
+            .args(options);
+        Self::of(&mut command)
+    }
+
+    /// Of a command that begins to serve sooner or later.
+    pub fn of(command: &mut Command) -> Self {
+        let mut child = command
             .env_remove("ZC_PROFILER_CONFIG")
             .stderr(Stdio::piped())
             .spawn()
@@ -50,10 +57,24 @@ impl Server {
         }
     }
 
-    /// Sends a signal, and waits for the next line on standard error.
-    pub fn signal(&mut self, number: i32) -> String {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn kill(&self, number: i32) {
         // SAFETY: our own child.
         unsafe { libc::kill(self.child.id().cast_signed(), number) };
+    }
+
+    /// Sends a signal that ends it, and waits until it has.
+    pub fn end(&mut self, number: i32) -> ExitStatus {
+        self.kill(number);
+        self.child.wait().expect("wait")
+    }
+
+    /// Sends a signal, and waits for the next line on standard error.
+    pub fn signal(&mut self, number: i32) -> String {
+        self.kill(number);
         let mut line = String::new();
         self.lines.read_line(&mut line).expect("a line");
         line

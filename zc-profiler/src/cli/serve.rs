@@ -11,6 +11,7 @@ use crate::{
     Accounts, Options, Profiler, Scope,
     calibration::{self, Plan, Verdict},
     export::http,
+    kernel,
     ledger::{GroupBy, Grouping},
     probes::{Evidence, State},
 };
@@ -97,6 +98,7 @@ pub fn run(args: Args, options: Options) -> anyhow::Result<ExitCode> {
     let mut profiler = Profiler::attach(Scope::System, options)?;
     warn_of_losses(&profiler);
     calibrate(&mut profiler);
+    let kept = kernel::give_up().context("dropping capabilities")?;
     let accounts = Arc::new(Accounts::new(profiler, settings.grouping));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -114,7 +116,9 @@ pub fn run(args: Args, options: Options) -> anyhow::Result<ExitCode> {
         };
         tokio::spawn(retire(Arc::clone(&accounts)));
         tokio::spawn(reload(hangup, args, settings, Arc::clone(&accounts)));
-        eprintln!("zc-profiler: counting; metrics: http://{address}/metrics");
+        eprintln!(
+            "zc-profiler: counting; capabilities kept: {kept}; metrics: http://{address}/metrics"
+        );
         http::serve(listener, accounts, stop).await
     })?;
     runtime.shutdown_background();

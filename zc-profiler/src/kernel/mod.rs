@@ -4,9 +4,11 @@ pub mod btf;
 mod disks;
 mod environment;
 mod layout;
+mod privileges;
 mod symbols;
 
 pub use self::disks::pio_disks;
 pub use environment::{Environment, LOCKED_DOWN};
 pub use layout::{Need, SYMBOLS, resolve};
+pub use privileges::give_up;
 pub use symbols::{addresses, in_module};

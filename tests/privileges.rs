@@ -1,0 +1,142 @@
+//! `zc-profiler serve` holds no more than it needs, and leaves nothing behind.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::process::ExitStatusExt,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::{command_line::PROGRAM, serve::Server};
+
+const CAP_BPF: u32 = 39;
+
+fn capabilities(pid: u32, set: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let line = status.lines().find_map(|line| line.strip_prefix(set));
+    let bits = line.and_then(|line| line.strip_prefix(":\t"));
+    u64::from_str_radix(bits.unwrap_or_else(|| panic!("no {set}")), 16).expect("hex")
+}
+
+/// What the kernel holds, by number: programs, maps and links.
+fn objects() -> [BTreeSet<u32>; 3] {
+    const PROGRAMS: i64 = 11;
+    const MAPS: i64 = 12;
+    const LINKS: i64 = 31;
+    [PROGRAMS, MAPS, LINKS].map(|next| {
+        let mut found = BTreeSet::new();
+        // start_id, next_id, open_flags
+        let mut attributes = [0u32; 3];
+        // SAFETY: valid for the call, which writes the second word.
+        while unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                next,
+                attributes.as_mut_ptr(),
+                size_of_val(&attributes),
+            )
+        } == 0
+        {
+            found.insert(attributes[1]);
+            attributes[0] = attributes[1];
+        }
+        found
+    })
+}
+
+fn head_reads(bytes: &str, path: &str) {
+    let status = Command::new("head")
+        .args(["-c", bytes, path])
+        .stdout(Stdio::null())
+        .status();
+    assert!(status.expect("head").success());
+}
+
+#[test]
+fn one_capability_is_kept_in_every_thread() {
+    let server = Server::start();
+    // What it does afterwards, it can do without the others.
+    server.samples();
+    let threads = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("task");
+    let mut number = 0;
+    for thread in threads {
+        let name = thread.expect("thread").file_name();
+        let thread = name
+            .to_str()
+            .and_then(|name| name.parse().ok())
+            .expect("a number");
+        for set in ["CapPrm", "CapEff"] {
+            assert_eq!(capabilities(thread, set), 1 << CAP_BPF, "{set} of {thread}");
+        }
+        for set in ["CapInh", "CapAmb"] {
+            assert_eq!(capabilities(thread, set), 0, "{set} of {thread}");
+        }
+        number += 1;
+    }
+    assert!(number > 0);
+}
+
+#[test]
+fn a_killed_agent_leaves_nothing_behind() {
+    let before = objects();
+    let mut server = Server::start();
+    let during = objects();
+    for (before, during) in before.iter().zip(&during) {
+        assert!(
+            during.difference(before).count() > 0,
+            "nothing to leave behind"
+        );
+    }
+    let status = server.end(libc::SIGKILL);
+    assert_eq!(status.signal(), Some(libc::SIGKILL));
+    // The kernel frees them behind the last reader's back.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while objects()
+        .iter()
+        .zip(&before)
+        .any(|(after, before)| after.difference(before).next().is_some())
+    {
+        assert!(Instant::now() < deadline, "still there after 30 s");
+    }
+    if let Ok(mut pins) = fs::read_dir("/sys/fs/bpf") {
+        assert!(pins.next().is_none(), "something is pinned");
+    }
+}
+
+#[test]
+fn two_agents_count_the_same() {
+    let servers = [Server::start(), Server::start()];
+    let path = "/lab/two-agents";
+    fs::write(path, vec![1u8; 300_000]).expect("write");
+    head_reads("300000", path);
+    let series = r#"zc_copied_bytes_total{comm="head",direction="to_user",method="read"}"#;
+    let [first, second] = servers.map(|server| server.samples()[series]);
+    assert!(first >= 300_000.0, "{first}");
+    assert!((first - second).abs() < 0.5, "{first} and {second}");
+    fs::remove_file(path).expect("unlink");
+}
+
+#[test]
+fn it_needs_no_root() {
+    // CAP_SYSLOG for addresses of symbols; before 5.11 CAP_SYS_RESOURCE for the memory of maps.
+    let wanted = "+bpf,+perfmon,+syslog,+sys_resource";
+    let server = Server::of(Command::new("setpriv").args([
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        &format!("--inh-caps={wanted}"),
+        &format!("--ambient-caps={wanted}"),
+        PROGRAM,
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+    ]));
+    assert_eq!(capabilities(server.pid(), "CapPrm"), 1 << CAP_BPF);
+    let path = "/lab/no-root";
+    fs::write(path, vec![1u8; 300_000]).expect("write");
+    head_reads("300000", path);
+    let series = r#"zc_copied_bytes_total{comm="head",direction="to_user",method="read"}"#;
+    assert!(server.samples()[series] >= 300_000.0);
+    fs::remove_file(path).expect("unlink");
+}
