@@ -38,9 +38,14 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .expect("spawn");
-        let mut line = String::new();
         let mut lines = BufReader::new(child.stderr.take().expect("piped"));
-        lines.read_line(&mut line).expect("the first line");
+        let mut line = String::new();
+        // Before that come warnings, which need not be of this test's concern.
+        while !line.contains("http://") {
+            line.clear();
+            let length = lines.read_line(&mut line).expect("a line");
+            assert!(length > 0, "it ended without an address");
+        }
         let address = line
             .trim()
             .rsplit_once("http://")
