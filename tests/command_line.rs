@@ -198,7 +198,7 @@ fn stat_watches_a_running_process_until_it_exits() {
             fs::read_link(entry.path()).is_ok_and(|link| link.to_string_lossy().contains("pidfd"))
         })
     };
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_mins(3);
     while !watching() {
         assert!(Instant::now() < deadline, "stat -p never began to watch");
         thread::sleep(Duration::from_millis(20));
@@ -239,7 +239,7 @@ fn lab_passes_and_its_json_agrees() {
     assert_eq!(number(&document, "/payload_bytes"), payload);
     assert_eq!(number(&document, "/chunk_bytes"), chunk);
     let rows = document["rows"].as_array().expect("rows");
-    assert_eq!(rows.len(), 8, "{document}");
+    assert_eq!(rows.len(), 15, "{document}");
     for row in rows {
         assert_eq!(row["ok"], true, "{row}");
         let methods = row["measured"]["methods"].as_object().expect("methods");
@@ -247,7 +247,9 @@ fn lab_passes_and_its_json_agrees() {
             .values()
             .map(|method| number(method, "/payload_bytes"))
             .sum();
-        assert!(moved == payload || moved == 2 * payload, "{row}");
+        // Completions on 5.10 do not tell what completed.
+        let unknown = moved == 0 && row["method"] == "io_uring-read";
+        assert!(unknown || moved == payload || moved == 2 * payload, "{row}");
     }
     let left: Vec<_> = fs::read_dir(dir.path()).expect("list").flatten().collect();
     assert_eq!(left.len(), 1, "only the JSON is left: {left:?}");

@@ -18,7 +18,7 @@ use zc_profiler::ledger::{
 
 use crate::{
     expect::{Expect, check},
-    support::{measure, ok},
+    support::{Child, measure, ok},
 };
 
 pub const PAYLOAD: usize = 1 << 20;
@@ -81,7 +81,7 @@ fn direct_io_is_dma_and_no_copy() {
     check(
         "O_DIRECT read",
         &measured.counters,
-        &[Expect::of(Method::Read, bytes).calls(1)],
+        &[Expect::of(Method::Read, bytes).zero_copy(bytes).calls(1)],
     );
     assert_eq!(measured.counters.dma_bytes, block(bytes, 0));
     assert_no_pio(&measured.counters);
@@ -95,9 +95,10 @@ fn direct_io_is_dma_and_no_copy() {
     check(
         "O_DIRECT write",
         &measured.counters,
-        &[Expect::of(Method::Write, bytes).calls(1)],
+        &[Expect::of(Method::Write, bytes).zero_copy(bytes).calls(1)],
     );
     assert_eq!(measured.counters.dma_bytes, block(0, bytes));
+    crate::support::path("DMA of O_DIRECT");
 }
 
 #[test]
@@ -117,10 +118,11 @@ fn a_cold_read_is_dma_and_a_copy_and_a_warm_one_a_copy() {
         assert_eq!(measured.counters.dma_bytes, block(dma, 0));
     }
     fs::remove_file(&path).expect("unlink");
+    crate::support::path("cold read ext4");
 }
 
 #[test]
-fn written_pages_are_dma_of_whoever_syncs_them() {
+fn written_pages_are_dma_of_whoever_wrote_and_syncs_them() {
     let path = on_disk("synced");
     let mut file = OpenOptions::new().write(true).open(&path).expect("open");
     let bytes = PAYLOAD as u64;
@@ -133,6 +135,36 @@ fn written_pages_are_dma_of_whoever_syncs_them() {
     let expected = Expect::of(Method::Write, bytes).copied(FromUser);
     check("write, fdatasync", &measured.counters, &[expected.calls(1)]);
     assert_eq!(measured.counters.dma_bytes, block(0, bytes));
+    crate::support::path("fdatasync");
+}
+
+#[test]
+fn pages_that_somebody_else_syncs_are_dma_of_whoever_wrote_them() {
+    // The second has it done by a thread of the kernel's.
+    for (sync, metadata) in [
+        (libc::fdatasync as unsafe extern "C" fn(i32) -> i32, false),
+        (libc::syncfs, true),
+    ] {
+        let path = on_disk("left-to-others");
+        let mut file = OpenOptions::new().write(true).open(&path).expect("open");
+        let (fd, bytes) = (file.as_raw_fd(), PAYLOAD as u64);
+        let data = vec![7u8; PAYLOAD];
+        let writer = Child::stopped_before(|| file.write_all(&data).expect("write"));
+        writer.wait_stopped();
+        writer.go_on();
+        writer.wait_stopped();
+        // SAFETY: an open descriptor.
+        let measured = measure(|| assert_eq!(unsafe { sync(fd) }, 0, "sync"));
+        // The file system's own blocks belong to nobody's file, so to whoever asks.
+        if !metadata {
+            assert_eq!(measured.counters.dma_bytes, DmaBytes::default());
+        }
+        assert_eq!(writer.counters().dma_bytes, block(0, bytes));
+        writer.go_on();
+        writer.wait_exited();
+        fs::remove_file(&path).expect("unlink");
+    }
+    crate::support::path("writeback");
 }
 
 #[test]

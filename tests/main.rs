@@ -2,18 +2,24 @@
 //! workloads whose payload they know, and compare to the byte.
 
 mod command_line;
+mod conservation;
 mod copies;
 mod dma;
 mod doctor;
 mod expect;
 mod hardware;
 mod io_uring;
+mod iterators;
 mod memory;
 mod network;
 mod processes;
 mod refusals;
 mod ring;
 mod serve;
+mod services;
+mod splices;
 mod support;
 mod switches;
+mod veth;
 mod ways;
+mod xfs;

@@ -14,7 +14,7 @@ use zc_profiler::ledger::{Counters, Direction::ToUser, Method};
 
 use crate::{
     expect::{Expect, check},
-    support::{Measured, measure, ok},
+    support::{Measured, measure, ok, path},
 };
 
 const PAGE: usize = 4_096;
@@ -30,7 +30,7 @@ const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 const DIRS: [&str; 2] = ["/lab", "/dev/shm"];
 
 /// Memory of its own, without huge pages unless asked for.
-struct Mapping {
+pub struct Mapping {
     start: *mut u8,
     length: usize,
 }
@@ -53,6 +53,26 @@ impl Mapping {
             mapping.advise(libc::MADV_NOHUGEPAGE);
         }
         mapping
+    }
+
+    /// Aligned to pages and written to.
+    pub fn anonymous(length: usize) -> Self {
+        let mapping = Self::new(length, WRITE, ANONYMOUS, -1);
+        mapping.write_pages();
+        mapping
+    }
+
+    /// Each byte the next number, as the other tests' files.
+    pub fn fill_with_pattern(&mut self) {
+        // SAFETY: our own mapping, readable and writable, of that length.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.start, self.length) };
+        for (byte, value) in bytes.iter_mut().zip(crate::copies::pattern()) {
+            *byte = value;
+        }
+    }
+
+    pub const fn start(&self) -> *mut libc::c_void {
+        self.start.cast()
     }
 
     fn advise(&self, advice: i32) {
@@ -160,6 +180,8 @@ fn reading_a_mapped_file_copies_nothing() {
         assert_faults_agree(&measured);
         assert!(measured.counters.page_faults.minor > 0, "touched");
     }
+    path("mmap, minor faults ext4");
+    path("mmap, minor faults tmpfs");
 }
 
 #[test]
@@ -174,6 +196,7 @@ fn major_faults_copy_nothing() {
     check("cold", &measured.counters, &[mapped(1, 0)]);
     assert_faults_agree(&measured);
     assert!(measured.counters.page_faults.major > 0, "cold");
+    path("mmap, major faults");
 }
 
 #[test]
@@ -195,6 +218,8 @@ fn the_first_write_to_a_private_mapping_copies_each_page() {
             assert_faults_agree(&measured);
         }
     }
+    path("mmap, MAP_PRIVATE write fault ext4");
+    path("mmap, MAP_PRIVATE write fault tmpfs");
 }
 
 #[test]
@@ -209,6 +234,8 @@ fn writes_to_a_shared_mapping_copy_nothing() {
         check(dir, &measured.counters, &[mapped(1, 0)]);
         assert_faults_agree(&measured);
     }
+    path("mmap, MAP_SHARED write ext4");
+    path("mmap, MAP_SHARED write tmpfs");
 }
 
 #[test]
@@ -226,6 +253,7 @@ fn new_memory_is_zeroed_and_not_copied() {
         check(&case, &measured.counters, &[mapped(1, 0)]);
         assert!(measured.counters.page_faults.minor >= PAGES as u64);
     }
+    path("anonymous memory, first touch");
 }
 
 #[test]
@@ -239,6 +267,7 @@ fn memory_shared_by_fork_is_copied_at_the_first_write() {
     check("fork", &measured.counters, &[mapped(0, BYTES)]);
     assert_eq!(copied_pages(&measured.counters), PAGES as u64);
     assert_faults_agree(&measured);
+    path("fork, copy-on-write");
 }
 
 #[test]
@@ -256,6 +285,7 @@ fn a_transparent_huge_page_is_copied_by_small_page() {
     check("huge", &measured.counters, &[mapped(0, 2 * HUGE_PAGE)]);
     let pages = (2 * HUGE_PAGE / PAGE) as u64;
     assert_eq!(copied_pages(&measured.counters), pages);
+    path("fork, copy-on-write, transparent huge page");
 }
 
 #[test]
@@ -271,6 +301,7 @@ fn a_hugetlb_page_is_copied_whole() {
     assert_eq!(copied_pages(&measured.counters), 1);
     drop(mapping);
     fs::write(reserve, "0").expect("give them back");
+    path("fork, copy-on-write, hugetlb page");
 }
 
 #[test]
@@ -319,6 +350,8 @@ fn process_vm_calls_copy_each_byte_once() {
         ..Expect::of(Method::ProcessVm, 3 * payload as u64).calls(3)
     };
     check("process_vm", &measured.counters, &[expected]);
+    path("process_vm_readv");
+    path("process_vm_writev");
 }
 
 #[test]
@@ -344,6 +377,8 @@ fn random_bytes_are_copied_to_user() {
     };
     let read = Expect::of(Method::Read, RANDOM as u64).copied(ToUser);
     check("random", &measured.counters, &[read.calls(1), getrandom]);
+    path("read /dev/urandom");
+    path("getrandom");
 }
 
 #[test]
@@ -377,6 +412,8 @@ fn dev_zero_and_dev_null_copy_nothing() {
             Expect::of(Method::Write, bytes).calls(1),
         ],
     );
+    path("read /dev/zero");
+    path("write /dev/null");
 }
 
 #[test]
@@ -408,6 +445,8 @@ fn direct_io_is_zero_copy() {
             Expect::of(Method::Read, bytes).zero_copy(bytes).calls(4),
         ],
     );
+    path("read O_DIRECT ext4");
+    path("write O_DIRECT ext4");
 }
 
 #[test]

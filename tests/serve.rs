@@ -5,7 +5,7 @@ use std::{
     env, fs,
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStderr, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -14,6 +14,7 @@ use crate::command_line::PROGRAM;
 /// A running `serve`, killed if the test fails.
 pub struct Server {
     child: Child,
+    lines: BufReader<ChildStderr>,
     address: String,
 }
 
@@ -27,11 +28,12 @@ impl Server {
         let mut child = Command::new(PROGRAM)
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
+            .env_remove("ZC_PROFILER_CONFIG")
             .stderr(Stdio::piped())
             .spawn()
             .expect("spawn");
         let mut said = String::new();
-        let mut lines = BufReader::new(child.stderr.as_mut().expect("piped"));
+        let mut lines = BufReader::new(child.stderr.take().expect("piped"));
         // Warnings come first.
         let address = loop {
             let more = lines.read_line(&mut said).expect("a line");
@@ -44,7 +46,17 @@ impl Server {
         Self {
             address: address.to_owned(),
             child,
+            lines,
         }
+    }
+
+    /// Sends a signal, and waits for the next line on standard error.
+    pub fn signal(&mut self, number: i32) -> String {
+        // SAFETY: our own child.
+        unsafe { libc::kill(self.child.id().cast_signed(), number) };
+        let mut line = String::new();
+        self.lines.read_line(&mut line).expect("a line");
+        line
     }
 
     fn get(&self, path: &str) -> (String, String) {

@@ -176,7 +176,7 @@ impl Child {
         snapshot().process(self.pid.cast_unsigned()).cloned()
     }
 
-    fn counters(&self) -> Counters {
+    pub fn counters(&self) -> Counters {
         self.process()
             .map(|process| process.counters)
             .unwrap_or_default()

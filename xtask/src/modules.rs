@@ -30,8 +30,14 @@ const fn optional(name: &'static str) -> Wanted {
     }
 }
 
-/// Of hardware that no boot waits for: the guest loads them when the lab wants it.
-const DRIVERS: [Wanted; 3] = [optional("ata_piix"), optional("sd_mod"), optional("e1000")];
+/// Of hardware and file systems that no boot waits for: the guest loads them when the lab wants them.
+const DRIVERS: [Wanted; 5] = [
+    optional("ata_piix"),
+    optional("sd_mod"),
+    optional("e1000"),
+    optional("loop"),
+    optional("xfs"),
+];
 
 const WANTED: [Wanted; 10] = [
     required("virtio_pci"),

@@ -13,9 +13,10 @@ use crate::{apt, command, elf};
 pub const QEMU: &str = "qemu-system-x86_64";
 
 /// Programs that must be installed, and the packages that hold them.
-const INSTALLED: [(&str, &str); 5] = [
+const INSTALLED: [(&str, &str); 6] = [
     (QEMU, "qemu-system-x86"),
     ("mke2fs", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
     ("xz", "xz-utils"),
     ("zstd", "zstd"),
     ("gzip", "gzip"),

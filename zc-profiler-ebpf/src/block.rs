@@ -9,7 +9,7 @@ use zc_profiler_ebpf::{ABSENT, Device, Flow};
 
 use crate::{
     kernel::{Task, field, in_interrupt, layout},
-    process,
+    process, writeback,
 };
 
 const REQ_OP_MASK: u32 = 0xff;
@@ -23,7 +23,8 @@ static PIO_DISKS: HashMap<u32, u8> = HashMap::with_max_entries(64, 0);
 /// Tracepoint `block:block_bio_queue(struct bio *bio)`, from 5.11 on.
 ///
 /// Counts what is asked of disks that have a device behind them, which loop, dm, md, zram and ram
-/// have not, and charges the task that asks. Without it, DMA of disks is not counted.
+/// have not, and charges the task that asks; of pages of a file, whoever wrote to it last. Without
+/// it, DMA of disks is not counted.
 #[btf_tracepoint(function = "block_bio_queue")]
 pub fn block_bio_queue(ctx: BtfTracePointContext) -> i32 {
     queued(ctx.arg(0));
@@ -50,6 +51,15 @@ fn queued(bio: *const u8) {
         _ => return,
     };
     if bytes == 0 || !moves_by_dma(bio) {
+        return;
+    }
+    if flow as u32 == Flow::Out as u32
+        && let Some(writer) = writeback::writer(bio)
+    {
+        // Gone, or under a filter not ours.
+        if let Some(entry) = process::at(&writer).or_else(process::kernel) {
+            entry.add_dma(Device::Block, Flow::Out, bytes.into());
+        }
         return;
     }
     let task = Task::current();

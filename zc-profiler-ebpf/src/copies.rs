@@ -8,8 +8,8 @@ use zc_profiler_ebpf::{Direction, Dropped, Method};
 use crate::{
     call::{self, program},
     io_uring,
-    kernel::{Context, Side, Task, layout},
-    process,
+    kernel::{Context, Side, Task, field, layout},
+    process, writeback,
 };
 
 program! {
@@ -36,14 +36,14 @@ program! {
     /// sendfile, `copy_file_range`). Without it, writes on ext4, tmpfs and most others are not
     /// counted.
     generic_perform_write, "generic_perform_write",
-    |ctx| moved(ctx.arg(2), ctx.arg(1), Direction::FromUser)
+    |ctx| wrote(ctx.arg(2), ctx.arg(1), field(ctx.arg(0), layout!(kiocb_file)))
 }
 
 program! {
     /// `ssize_t generic_perform_write(struct file *file, struct iov_iter *i, loff_t pos)`, before
     /// 5.19.
     generic_perform_write_at, "generic_perform_write",
-    |ctx| moved(ctx.arg(3), ctx.arg(1), Direction::FromUser)
+    |ctx| wrote(ctx.arg(3), ctx.arg(1), ctx.arg(0))
 }
 
 program! {
@@ -53,19 +53,19 @@ program! {
     /// Counts as `generic_perform_write` does, for xfs and others. Without it, their writes are not
     /// counted.
     iomap_file_buffered_write, "iomap_file_buffered_write",
-    |ctx| moved(ctx.arg(3), ctx.arg(1), Direction::FromUser)
+    |ctx| wrote(ctx.arg(3), ctx.arg(1), field(ctx.arg(0), layout!(kiocb_file)))
 }
 
 program! {
     /// The same with `void *private`, from 6.12 on.
     iomap_file_buffered_write_4, "iomap_file_buffered_write",
-    |ctx| moved(ctx.arg(4), ctx.arg(1), Direction::FromUser)
+    |ctx| wrote(ctx.arg(4), ctx.arg(1), field(ctx.arg(0), layout!(kiocb_file)))
 }
 
 program! {
     /// The same with `const struct iomap_write_ops *write_ops` before it, from 6.17 on.
     iomap_file_buffered_write_5, "iomap_file_buffered_write",
-    |ctx| moved(ctx.arg(5), ctx.arg(1), Direction::FromUser)
+    |ctx| wrote(ctx.arg(5), ctx.arg(1), field(ctx.arg(0), layout!(kiocb_file)))
 }
 
 program! {
@@ -178,6 +178,15 @@ program! {
     /// The same without `gfp_t gfp`, from 6.17 on.
     skb_splice_from_iter_3, "skb_splice_from_iter",
     |ctx| passed_by_reference(ctx.arg(3))
+}
+
+/// A carrier of writes to the page cache: `bytes` of `iter` to `file`.
+#[inline(always)]
+fn wrote(bytes: i64, iter: *const u8, file: *const u8) {
+    if bytes > 0 && process::enabled() {
+        writeback::wrote(file);
+        moved(bytes, iter, Direction::FromUser);
+    }
 }
 
 /// A carrier moved `bytes` through `iter`, which says whether and between what it copied.

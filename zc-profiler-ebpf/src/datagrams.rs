@@ -1,42 +1,34 @@
 //! The carriers of UDP.
 
-use aya_ebpf::{
-    macros::{fentry, fexit},
-    programs::{FEntryContext, FExitContext},
-};
+use aya_ebpf::programs::FExitContext;
 use zc_profiler_ebpf::{Direction, Dropped};
 
 use crate::{
-    call, copies,
+    call::{self, entry_program, program},
+    copies,
     kernel::{Side, field, layout, probe},
     process,
 };
 
-/// `int udp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, ...)` and `udpv6_recvmsg`, on
-/// all kernels.
-///
-/// Lets the exit count the whole datagram: a linear one is copied without `skb_copy_datagram_iter`, a
-/// fragmented one with it. Without it, the latter are counted twice.
-#[fentry(function = "udp_recvmsg")]
-pub fn udp_recvmsg_begin(_ctx: FEntryContext) -> i32 {
-    call::begin_datagram();
-    0
+entry_program! {
+    /// `int udp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, ...)` and `udpv6_recvmsg`, on
+    /// all kernels.
+    ///
+    /// Lets the exit count the whole datagram: a linear one is copied without
+    /// `skb_copy_datagram_iter`, a fragmented one with it. Without it, the latter are counted twice.
+    udp_recvmsg_begin, "udp_recvmsg", |_ctx| call::begin_datagram()
 }
 
-/// The same for IPv6.
-#[fentry(function = "udpv6_recvmsg")]
-pub fn udpv6_recvmsg_begin(_ctx: FEntryContext) -> i32 {
-    call::begin_datagram();
-    0
+entry_program! {
+    /// The same for IPv6.
+    udpv6_recvmsg_begin, "udpv6_recvmsg", |_ctx| call::begin_datagram()
 }
 
 macro_rules! receives {
     ($($(#[$doc:meta])* $name:ident $function:literal $returned:literal;)*) => {$(
-        $(#[$doc])*
-        #[fexit(function = $function)]
-        pub fn $name(ctx: FExitContext) -> i32 {
-            received(&ctx, ctx.arg($returned));
-            0
+        program! {
+            $(#[$doc])*
+            $name, $function, |ctx| received(&ctx, ctx.arg($returned))
         }
     )*};
 }
@@ -72,17 +64,23 @@ fn received(ctx: &FExitContext, returned: i32) {
     );
 }
 
-/// `int ip_generic_getfrag(void *from, char *to, int offset, int len, int odd, struct sk_buff *skb)`,
-/// on all kernels; `from` is a `struct msghdr *`.
-///
-/// Counts user to UDP and raw sockets, IPv4 and IPv6. Without it, what they are sent is not counted.
-#[fexit(function = "ip_generic_getfrag")]
-pub fn ip_generic_getfrag(ctx: FExitContext) -> i32 {
-    if ctx.arg::<i32>(6) != 0 || !process::enabled() {
-        return 0;
+program! {
+    /// `int ip_generic_getfrag(void *from, char *to, int offset, int len, int odd, struct sk_buff
+    /// *skb)`, on all kernels; `from` is a `struct msghdr *`.
+    ///
+    /// Counts user to UDP and raw sockets, IPv4 and IPv6. Without it, what they are sent is not
+    /// counted.
+    ip_generic_getfrag, "ip_generic_getfrag",
+    |ctx| if ctx.arg::<i32>(6) == 0 {
+        sent(ctx.arg(0), ctx.arg::<i32>(3).into());
     }
-    let message: u64 = ctx.arg(0);
-    let bytes = i64::from(ctx.arg::<i32>(3));
+}
+
+#[inline(always)]
+fn sent(message: u64, bytes: i64) {
+    if !process::enabled() {
+        return;
+    }
     // The kernel declares it as void, so it is no typed pointer.
     let iter = message + u64::from(layout!(msghdr_msg_iter));
     let side = Side::of_type(probe(iter + u64::from(layout!(iter_type))));
@@ -94,36 +92,32 @@ pub fn ip_generic_getfrag(ctx: FExitContext) -> i32 {
             process::dropped(Dropped::UnknownIterBytes, bytes.max(0) as u64);
         }
     }
-    0
 }
 
-/// `int __zerocopy_sg_from_iter(struct msghdr *msg, struct sock *sk, struct sk_buff *skb, struct
-/// iov_iter *from, size_t length)`, from 6.0 on.
-///
-/// Counts what `MSG_ZEROCOPY` passes to datagram sockets by reference. Without it, it is payload that
-/// is neither copied nor zero-copy.
-#[fexit(function = "__zerocopy_sg_from_iter")]
-pub fn zerocopy_sg_from_iter(ctx: FExitContext) -> i32 {
-    referenced(ctx.arg(1), ctx.arg::<i64>(4), ctx.arg(5));
-    0
+program! {
+    /// `int __zerocopy_sg_from_iter(struct msghdr *msg, struct sock *sk, struct sk_buff *skb, struct
+    /// iov_iter *from, size_t length)`, from 6.0 on.
+    ///
+    /// Counts what `MSG_ZEROCOPY` passes to datagram sockets by reference. Without it, it is payload
+    /// that is neither copied nor zero-copy.
+    zerocopy_sg_from_iter, "__zerocopy_sg_from_iter",
+    |ctx| referenced(ctx.arg(1), ctx.arg::<i64>(4), ctx.arg(5))
 }
 
-/// The same with `struct net_devmem_dmabuf_binding *binding`, from 6.16 on.
-#[fexit(function = "__zerocopy_sg_from_iter")]
-pub fn zerocopy_sg_from_iter_6(ctx: FExitContext) -> i32 {
-    referenced(ctx.arg(1), ctx.arg::<i64>(4), ctx.arg(6));
-    0
+program! {
+    /// The same with `struct net_devmem_dmabuf_binding *binding`, from 6.16 on.
+    zerocopy_sg_from_iter_6, "__zerocopy_sg_from_iter",
+    |ctx| referenced(ctx.arg(1), ctx.arg::<i64>(4), ctx.arg(6))
 }
 
-/// `int skb_zerocopy_iter_dgram(struct sk_buff *skb, struct msghdr *msg, int len)`, before 6.0.
-///
-/// Counts the same.
-#[fexit(function = "skb_zerocopy_iter_dgram")]
-pub fn skb_zerocopy_iter_dgram(ctx: FExitContext) -> i32 {
-    if ctx.arg::<i32>(3) == 0 {
+program! {
+    /// `int skb_zerocopy_iter_dgram(struct sk_buff *skb, struct msghdr *msg, int len)`, before 6.0.
+    ///
+    /// Counts the same.
+    skb_zerocopy_iter_dgram, "skb_zerocopy_iter_dgram",
+    |ctx| if ctx.arg::<i32>(3) == 0 {
         copies::passed_by_reference(i64::from(ctx.arg::<i32>(2)));
     }
-    0
 }
 
 const SOCK_DGRAM: u16 = 2;

@@ -8,8 +8,8 @@ use aya_ebpf::{
     },
 };
 use zc_profiler_ebpf::{
-    COLLECTED, Direction, KernelLayout, Method, NO_PAYLOAD, ProcessKey, SYSCALLS, SyscallMethods,
-    TICK_NANOSECONDS,
+    ABSENT, COLLECTED, Direction, KernelLayout, Method, NO_PAYLOAD, ProcessKey, SYSCALLS,
+    SyscallMethods, TICK_NANOSECONDS,
 };
 
 #[unsafe(no_mangle)]
@@ -100,6 +100,22 @@ impl Task {
     #[inline(always)]
     pub fn is(self, other: Self) -> bool {
         self.thread_id() == other.thread_id()
+    }
+
+    /// The id of its cgroup in the default hierarchy, 0 if the kernel does not show it.
+    #[inline(always)]
+    pub fn cgroup(self) -> u64 {
+        if layout!(task_cgroups) == ABSENT
+            || layout!(css_set_dfl_cgrp) == ABSENT
+            || layout!(cgroup_kn) == ABSENT
+            || layout!(kernfs_node_id) == ABSENT
+        {
+            return 0;
+        }
+        let set: u64 = self.read(layout!(task_cgroups));
+        let cgroup: u64 = Self(set as *const u8).read(layout!(css_set_dfl_cgrp));
+        let node: u64 = Self(cgroup as *const u8).read(layout!(cgroup_kn));
+        Self(node as *const u8).read(layout!(kernfs_node_id))
     }
 
     /// The address of `task_struct.comm`, for probe reads.

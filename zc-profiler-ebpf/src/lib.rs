@@ -297,6 +297,9 @@ pub struct ProcessCounters {
     pub pio_bytes: [u64; Flow::ALL.len()],
     /// Bytes copied although a program asked to pass them by reference, by [`Lost`].
     pub lost_bytes: [u64; Lost::ALL.len()],
+    /// The id of its cgroup in the default (v2) hierarchy, which is the inode number of the cgroup's
+    /// directory; 0 if the kernel does not show it.
+    pub cgroup: u64,
 }
 
 /// Whose socket it is: the process that used it last, and how.
@@ -408,6 +411,22 @@ pub struct KernelLayout {
     pub bio_size: u32,
     /// `bio.bi_bdev`, [`ABSENT`] where the bio points to the disk itself (before 5.12).
     pub bio_bdev: u32,
+    /// `bio.bi_io_vec`.
+    pub bio_io_vec: u32,
+    /// `bio_vec.bv_page`.
+    pub bio_vec_page: u32,
+    /// `page.mapping`; [`ABSENT`] if whose a page is cannot be told.
+    pub page_mapping: u32,
+    /// `page.compound_head`.
+    pub page_head: u32,
+    /// `address_space.host`.
+    pub mapping_host: u32,
+    /// `inode.i_ino`.
+    pub inode_number: u32,
+    /// `file.f_mapping`.
+    pub file_mapping: u32,
+    /// `kiocb.ki_filp`.
+    pub kiocb_file: u32,
     /// `bio.bi_disk` or `block_device.bd_disk`.
     pub bdev_disk: u32,
     pub gendisk_part0: u32,
@@ -418,6 +437,10 @@ pub struct KernelLayout {
     /// How many disks move their bytes by PIO.
     pub pio_disks: u32,
     pub sock_type: u32,
+    pub task_cgroups: u32,
+    pub css_set_dfl_cgrp: u32,
+    pub cgroup_kn: u32,
+    pub kernfs_node_id: u32,
     /// Whether the helper `bpf_get_current_task_btf` is there (5.11).
     pub has_task_btf: u32,
     /// Whether the helper `bpf_task_pt_regs` is there (5.15).
@@ -482,6 +505,14 @@ impl KernelLayout {
         bio_opf: ABSENT,
         bio_size: ABSENT,
         bio_bdev: ABSENT,
+        bio_io_vec: ABSENT,
+        bio_vec_page: ABSENT,
+        page_mapping: ABSENT,
+        page_head: ABSENT,
+        mapping_host: ABSENT,
+        inode_number: ABSENT,
+        file_mapping: ABSENT,
+        kiocb_file: ABSENT,
         bdev_disk: ABSENT,
         gendisk_part0: ABSENT,
         part0_parent: ABSENT,
@@ -489,6 +520,10 @@ impl KernelLayout {
         gendisk_first_minor: ABSENT,
         pio_disks: 0,
         sock_type: ABSENT,
+        task_cgroups: ABSENT,
+        css_set_dfl_cgrp: ABSENT,
+        cgroup_kn: ABSENT,
+        kernfs_node_id: ABSENT,
         has_task_btf: 0,
         has_task_pt_regs: 0,
         filtered: 0,
@@ -532,7 +567,7 @@ const _: () = {
     assert!(size_of::<Primitive>() == 5 * 4);
     assert!(size_of::<ProcessKey>() == 8);
     assert!(size_of::<MethodCounters>() == 72);
-    assert!(size_of::<ProcessCounters>() == 13 * 72 + 5 * 8 + 16 + 8 + 10 * 8);
+    assert!(size_of::<ProcessCounters>() == 13 * 72 + 5 * 8 + 16 + 8 + 10 * 8 + 8);
     assert!(size_of::<Owner>() == 16);
     assert!(size_of::<Call>() == 96);
     assert!(size_of::<KernelLayout>().is_multiple_of(8));

@@ -41,6 +41,8 @@ mod sockets;
 mod syscalls;
 #[cfg(target_arch = "bpf")]
 mod witness;
+#[cfg(target_arch = "bpf")]
+mod writeback;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

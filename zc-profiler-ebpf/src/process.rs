@@ -90,6 +90,7 @@ pub fn create(key: &ProcessKey, task: Task) -> Option<Entry> {
     if let Some(counters) = PROCESSES.get_ptr_mut(key) {
         let entry = Entry(counters);
         entry.set_comm(task.leader().comm_address());
+        entry.set_cgroup(task.leader());
         return Some(entry);
     }
     dropped(Dropped::ProcessMapFull, 1);
@@ -125,18 +126,19 @@ impl Entry {
     /// The counters of one method; `None` if there is no such method.
     #[inline(always)]
     pub fn method(self, method: u8) -> Option<*mut MethodCounters> {
-        let mut index = u64::from(method);
-        // The compiler may otherwise check a copy of the number, and the verifier knows of that only.
-        // SAFETY: it changes nothing.
-        unsafe { asm!("{index} &= 255", index = inout(reg) index) };
-        if index >= Method::ALL.len() as u64 {
+        let mut index = usize::from(method);
+        // The verifier must see the bound on the very register that becomes the offset: without this
+        // the compiler may check one copy of the value and use another.
+        // SAFETY: it copies a register to itself.
+        unsafe { asm!("{0} = {0}", inout(reg) index) };
+        if index >= Method::ALL.len() {
             return None;
         }
         // SAFETY: a live map value; the index is in bounds.
         Some(unsafe {
             (&raw mut (*self.0).methods)
                 .cast::<MethodCounters>()
-                .add(index as usize)
+                .add(index)
         })
     }
 
@@ -171,6 +173,14 @@ impl Entry {
             let target: &mut [u8; COMM_LEN] = &mut (*self.0).comm;
             let _ = bpf_probe_read_kernel_buf(comm, target);
         }
+    }
+
+    /// Notes in which cgroup a task is, if the kernel shows it.
+    #[inline(always)]
+    pub fn set_cgroup(self, task: Task) {
+        let cgroup = task.cgroup();
+        // SAFETY: a live map value.
+        unsafe { (&raw mut (*self.0).cgroup).write_volatile(cgroup) }
     }
 
     #[inline(always)]

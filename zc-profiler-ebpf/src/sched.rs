@@ -90,3 +90,18 @@ pub fn task_rename(ctx: BtfTracePointContext) -> i32 {
     }
     0
 }
+
+/// Tracepoint `cgroup:cgroup_attach_task(struct cgroup *dst_cgrp, const char *path, struct task_struct
+/// *task, bool threadgroup)`, on all kernels.
+///
+/// Keeps a process's cgroup: managers and runtimes move a child into its own after they have made it.
+/// Without it, a process keeps the cgroup that it had at its first event.
+#[btf_tracepoint(function = "cgroup_attach_task")]
+pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
+    // By now it is there, in whatever hierarchy this is.
+    let task = Task::from_argument(ctx.arg(2));
+    if let Some(entry) = process::existing(task) {
+        entry.set_cgroup(task.leader());
+    }
+    0
+}

@@ -6,14 +6,17 @@
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("zc-profiler counts on Linux on x86-64 only");
 
+mod accounts;
 pub mod calibration;
 pub mod cli;
 pub mod export;
+pub mod identity;
 pub mod kernel;
 pub mod ledger;
 pub mod probes;
 mod profiler;
 pub mod workload;
 
+pub use accounts::Accounts;
 pub use probes::{Options, Scope};
 pub use profiler::{Error, Profiler};

@@ -5,7 +5,7 @@ use thiserror::Error;
 use crate::{
     calibration::{self, Meter, MeterError, Outcome, Plan, Presence},
     kernel::Environment,
-    ledger::{self, Counters, Ledger, Snapshot},
+    ledger::{self, Counters, Ledger, Process, Snapshot},
     probes::{self, Evidence, Options, Probes, Scope, State, Status},
 };
 
@@ -107,8 +107,8 @@ impl Profiler {
     /// # Errors
     ///
     /// If the kernel refuses to read or change its maps.
-    pub fn retire(&self) -> Result<(), Error> {
-        Ok(self.ledger.retire()?)
+    pub fn retire(&self, last: impl FnMut(Process)) -> Result<(), Error> {
+        Ok(self.ledger.retire(last)?)
     }
 
     /// What became of each row of the hook table.

@@ -3,9 +3,10 @@
 #
 #   zc-hardware disks   two IDE disks, the first driven by PIO, the second by DMA
 #   zc-hardware nics    an e1000 and a virtio NIC, wired to each other, in a network namespace each
-#   zc-hardware lab COMMAND...   both, and then COMMAND with the lab's options that name them
+#   zc-hardware xfs     an xfs with reflinks, on a loop device over a file of the scratch disk
+#   zc-hardware lab COMMAND...   disks and NICs, and then COMMAND with the lab's options that name them
 #
-# The first two print what they brought up as NAME=VALUE, and do nothing where it is up already.
+# All but the last print what they brought up as NAME=VALUE, and do nothing where it is up already.
 
 set -e
 path=$PATH
@@ -21,10 +22,13 @@ fail() {
     exit 1
 }
 
-# In the order that their dependencies ask for.
+# In the order that their dependencies ask for; xfs takes its time and is loaded only if named.
 load() {
     while read -r module; do
         [ -e "/sys/module/$module" ] && continue
+        case $module in
+        loop | xfs) [ "$1" = xfs ] || continue ;;
+        esac
         case $module in
         libata) parameters="force=1:pio4" ;; # the first port's disk; the second keeps DMA
         *) parameters= ;;
@@ -114,8 +118,26 @@ nics() {
     echo "PEER_ADDRESS=10.99.0.2"
 }
 
+xfs() {
+    place=/run/zc-lab/xfs
+    if ! grep -q " $place xfs " /proc/mounts; then
+        load xfs
+        wait_for [ -b /dev/loop0 ]
+        image=/lab/xfs-image
+        truncate -s 512M $image
+        # Only what all kernels of the lab know.
+        PATH=$path mkfs.xfs -q -f -m crc=1,reflink=1,bigtime=0,inobtcount=0 -i nrext64=0 $image ||
+            fail "cannot make an xfs"
+        # By direct I/O, so that no thread of the kernel copies pages from file to file.
+        /sbin/losetup --direct-io=on /dev/loop0 $image
+        mkdir -p $place
+        mount -t xfs /dev/loop0 $place || fail "cannot mount the xfs"
+    fi
+    echo "XFS=$place"
+}
+
 case $1 in
-disks | nics) "$1" ;;
+disks | nics | xfs) "$1" ;;
 lab)
     shift
     eval "$(disks)"
@@ -124,5 +146,5 @@ lab)
     exec "$@" --pio-disk "$PIO_DISK" --dma-disk "$DMA_DISK" --nic nic \
         --nic-netns "$NIC_NETNS" --peer-netns "$PEER_NETNS" --peer-address "$PEER_ADDRESS"
     ;;
-*) fail "disks, nics or lab COMMAND..." ;;
+*) fail "disks, nics, xfs or lab COMMAND..." ;;
 esac

@@ -18,6 +18,9 @@ use super::{FilePath, MeterError, Numbers, PATHS, Path};
 /// The hidden subcommand that the worker is started with.
 pub const COMMAND: &str = "calibration-worker";
 
+/// How long a path may take, in seconds: some thousand times what it does.
+const LIMIT: u32 = 60;
+
 /// What the worker says of a path that went well.
 const FINE: &str = "ok";
 
@@ -27,6 +30,9 @@ pub enum Error {
     /// A call into the kernel failed.
     #[error("{0}: {1}")]
     Call(&'static str, #[source] io::Error),
+    /// A path does not come to its end.
+    #[error("the calibration's worker was stuck for {LIMIT} s: a path is blocked on this machine")]
+    Stuck,
     /// The worker ended before its work did.
     #[error("the calibration's worker ended early")]
     Ended,
@@ -82,9 +88,15 @@ impl Worker {
                 return Err(Error::Call("waitid", error));
             }
         }
-        // SAFETY: waitid has filled it in.
-        if unsafe { info.assume_init() }.si_code != libc::CLD_STOPPED {
-            return Err(Error::Ended);
+        // SAFETY: waitid has filled it in, as it does for a child.
+        let (code, status) = unsafe {
+            let info = info.assume_init();
+            (info.si_code, info.si_status())
+        };
+        match (code, status) {
+            (libc::CLD_STOPPED, _) => {}
+            (libc::CLD_KILLED, libc::SIGALRM) => return Err(Error::Stuck),
+            _ => return Err(Error::Ended),
         }
         // A stop is announced shortly before the task leaves its CPU, and that switch must not fall
         // between two readings. Reading this file makes the kernel wait for it.
@@ -147,6 +159,8 @@ pub fn carry_out(parent: u32, dir: &FilePath, names: &[String]) -> Result<(), Er
     unsafe { libc::prctl(libc::PR_SET_NAME, c"zc-calibration".as_ptr()) };
     for name in names {
         let path = PATHS.iter().find(|path| path.name == name);
+        // SAFETY: no memory is passed; the signal's default is to end this process.
+        unsafe { libc::alarm(LIMIT) };
         // Once for warming up: what happens only the first time, such as copies of the program's own
         // pages, is not of the path.
         let mut work = path

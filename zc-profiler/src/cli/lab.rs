@@ -24,9 +24,9 @@ use anyhow::{Context, ensure};
 use clap::builder::PossibleValuesParser;
 
 use crate::{
-    Options, Profiler, Scope,
+    Accounts, Options, Profiler, Scope,
     export::{http, json},
-    ledger::{Counters, ProcessKey},
+    ledger::{Counters, GroupBy, Grouping, ProcessKey},
     workload::{self, Meter, MeterError, Plan, SCENARIOS, Scenario, Signals, Target},
 };
 use row::{Document, Row};
@@ -112,24 +112,31 @@ fn drive(args: &LabArgs, options: Options, signals: &Signals) -> anyhow::Result<
             args.methods.is_empty() || args.methods.iter().any(|name| name == scenario.method)
         })
         .collect();
-    let hardware = args.hardware.found();
+    let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let hardware = args.hardware.found(&dir);
     let (scenarios, left_out) = hardware::possible(scenarios, &hardware);
     ensure!(!scenarios.is_empty(), "{}", left_out.join("; "));
     let chunk = chunk(args)?;
-    let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     check_space(&dir, args.payload, &scenarios)?;
     if let Some(path) = &args.json {
         check_writable(path)?;
     }
     let listener = args.listen.as_deref().map(http::bind).transpose()?;
 
-    let profiler = Arc::new(Profiler::attach(Scope::Tree, options)?);
+    let profiler = Profiler::attach(Scope::Tree, options)?;
+    // Its processes are of one service, and named after what they do.
+    let grouping = Grouping {
+        by: GroupBy::Comm,
+        ..Grouping::default()
+    };
+    let accounts = Arc::new(Accounts::new(profiler, grouping));
+    let profiler = accounts.profiler();
     signals.check()?;
     if let Some(listener) = listener {
-        serve(listener, Arc::clone(&profiler))?;
+        serve(listener, Arc::clone(&accounts))?;
     }
     let plan = Plan::new(&dir, args.payload, chunk, hardware)?;
-    let rows = measure(&scenarios, &plan, &profiler, signals)?;
+    let rows = measure(&scenarios, &plan, profiler, signals)?;
     drop(plan);
 
     let document = Document {
@@ -217,14 +224,14 @@ fn measure(
     Ok(rows)
 }
 
-fn serve(listener: TcpListener, profiler: Arc<Profiler>) -> anyhow::Result<()> {
+fn serve(listener: TcpListener, accounts: Arc<Accounts>) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("starting the runtime")?;
     thread::spawn(move || {
-        if let Err(error) = runtime.block_on(http::serve(listener, profiler, future::pending())) {
+        if let Err(error) = runtime.block_on(http::serve(listener, accounts, future::pending())) {
             log::error!("metrics: {error}");
         }
     });

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod config;
 mod doctor;
 mod lab;
 mod serve;
@@ -39,6 +40,8 @@ pub struct Cli {
 enum Command {
     /// Count for the whole machine and export to Prometheus, until told to stop
     Serve(serve::Args),
+    /// Check the configuration of `serve`
+    Config(config::Args),
     /// Run a command, or watch a process, and print its ledger when it ends
     Stat(stat::Args),
     /// Drive each I/O method with a known payload; theory, truth and measurement side by side
@@ -83,7 +86,8 @@ impl Cli {
             verbose: self.verbose,
         };
         match self.command {
-            Command::Serve(args) => serve::run(&args, options),
+            Command::Serve(args) => serve::run(args, options),
+            Command::Config(args) => config::run(&args),
             Command::Stat(args) => stat::run(args, options),
             Command::Lab(args) => lab::run(&args, options),
             Command::LabWorker(args) => lab::worker(&args),

@@ -1,14 +1,17 @@
 //! `zc-profiler serve`.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use clap::ValueEnum;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::config;
 use crate::{
-    Options, Profiler, Scope,
+    Accounts, Options, Profiler, Scope,
     calibration::{self, Plan, Verdict},
     export::http,
+    ledger::{GroupBy, Grouping},
     probes::{Evidence, State},
 };
 
@@ -16,19 +19,85 @@ use crate::{
 const RETIRE_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "An option is taken from the command line, else from the environment, else from the \
+    configuration file, else it is what is built in. SIGHUP reads the file again and groups by what it says, \
+    without losing a count."
+)]
 pub struct Args {
-    /// Where to serve /metrics and /healthz
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464")]
-    listen: String,
+    /// The configuration file [default: /etc/zc-profiler.toml, if there is one]
+    #[arg(long, value_name = "FILE", env = "ZC_PROFILER_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where to serve /metrics and /healthz [default: 127.0.0.1:9464; in the file: listen]
+    #[arg(long, value_name = "ADDR", env = "ZC_PROFILER_LISTEN")]
+    listen: Option<String>,
+    /// Sum processes by service (systemd unit or container, else command name), by process or by
+    /// command name [default: service; in the file: `group_by`]
+    #[arg(long, value_enum, value_name = "WHAT", env = "ZC_PROFILER_GROUP_BY")]
+    group_by: Option<GroupBy>,
+    /// How many groups to export at most; the rest is summed as `other` [default: 200; in the file:
+    /// `max_groups`]
+    #[arg(long, value_name = "N", env = "ZC_PROFILER_MAX_GROUPS", value_parser = clap::value_parser!(u32).range(1..))]
+    max_groups: Option<u32>,
+    /// How long to export a group after its last process has gone [default: 300; in the file:
+    /// `grace_seconds`]
+    #[arg(long, value_name = "SECONDS", env = "ZC_PROFILER_GRACE_SECONDS")]
+    grace_seconds: Option<u64>,
 }
 
-pub fn run(args: &Args, options: Options) -> anyhow::Result<ExitCode> {
-    let listener = http::bind(&args.listen)?;
+/// What holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    listen: String,
+    grouping: Grouping,
+}
+
+impl Args {
+    /// What holds now: reads the file.
+    pub fn settings(&self) -> anyhow::Result<Settings> {
+        Ok(self.over(config::File::read(self.config.as_deref())?))
+    }
+
+    fn over(&self, file: config::File) -> Settings {
+        let built_in = Grouping::default();
+        let listen = self.listen.clone().or(file.listen);
+        let max = self.max_groups.or(file.max_groups);
+        let grace = self.grace_seconds.or(file.grace_seconds);
+        Settings {
+            listen: listen.unwrap_or_else(|| "127.0.0.1:9464".into()),
+            grouping: Grouping {
+                by: self.group_by.or(file.group_by).unwrap_or(built_in.by),
+                max: max.map_or(built_in.max, |max| max as usize),
+                grace: grace.map_or(built_in.grace, Duration::from_secs),
+            },
+        }
+    }
+}
+
+impl Settings {
+    /// As the file would say it.
+    pub fn shown(&self) -> Vec<(&'static str, String)> {
+        let by = self.grouping.by.to_possible_value();
+        vec![
+            ("listen", format!("{:?}", self.listen)),
+            (
+                "group_by",
+                format!("{:?}", by.as_ref().map_or("", |by| by.get_name())),
+            ),
+            ("max_groups", self.grouping.max.to_string()),
+            ("grace_seconds", self.grouping.grace.as_secs().to_string()),
+        ]
+    }
+}
+
+pub fn run(args: Args, options: Options) -> anyhow::Result<ExitCode> {
+    let settings = args.settings()?;
+    let listener = http::bind(&settings.listen)?;
     let address = listener.local_addr()?;
     let mut profiler = Profiler::attach(Scope::System, options)?;
     warn_of_losses(&profiler);
     calibrate(&mut profiler);
-    let profiler = Arc::new(profiler);
+    let accounts = Arc::new(Accounts::new(profiler, settings.grouping));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -36,18 +105,43 @@ pub fn run(args: &Args, options: Options) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let hangup = signal(SignalKind::hangup())?;
         let stop = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
         };
-        tokio::spawn(retire(Arc::clone(&profiler)));
+        tokio::spawn(retire(Arc::clone(&accounts)));
+        tokio::spawn(reload(hangup, args, settings, Arc::clone(&accounts)));
         eprintln!("zc-profiler: counting; metrics: http://{address}/metrics");
-        http::serve(listener, profiler, stop).await
+        http::serve(listener, accounts, stop).await
     })?;
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
+}
+
+/// On each SIGHUP takes what can change while it counts from the file; a file with mistakes changes
+/// nothing.
+async fn reload(mut hangup: Signal, args: Args, mut settings: Settings, accounts: Arc<Accounts>) {
+    while hangup.recv().await.is_some() {
+        let new = match args.settings() {
+            Ok(new) => new,
+            Err(error) => {
+                log::error!("the configuration stays as it was: {error:#}");
+                continue;
+            }
+        };
+        if new.listen != settings.listen {
+            log::warn!(
+                "still at {}: another address needs a restart",
+                settings.listen
+            );
+        }
+        accounts.regroup(new.grouping);
+        settings.grouping = new.grouping;
+        eprintln!("zc-profiler: configuration read again");
+    }
 }
 
 /// Counts known bytes before anything else; numbers that are wrong are still served, as wrong ones.
@@ -72,11 +166,11 @@ fn calibrate(profiler: &mut Profiler) {
     }
 }
 
-async fn retire(profiler: Arc<Profiler>) {
+async fn retire(accounts: Arc<Accounts>) {
     let mut ticks = tokio::time::interval(RETIRE_EVERY);
     loop {
         ticks.tick().await;
-        if let Err(error) = profiler.retire() {
+        if let Err(error) = accounts.retire() {
             log::error!("making room in the ledger: {error}");
         }
     }
@@ -95,5 +189,36 @@ pub fn warn_of_losses(profiler: &Profiler) {
         if let State::Failed(reason) = &status.state {
             log::warn!("{}: {reason}; lost: {}", status.hook.name, status.hook.lost);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn the_command_line_comes_before_the_file_before_what_is_built_in() {
+        let args = Line::parse_from(["serve", "--max-groups", "5"]).args;
+        let file = config::File {
+            max_groups: Some(7),
+            grace_seconds: Some(9),
+            ..config::File::default()
+        };
+        let expected = [
+            ("listen", "\"127.0.0.1:9464\""),
+            ("group_by", "\"service\""),
+            ("max_groups", "5"),
+            ("grace_seconds", "9"),
+        ];
+        let expected = expected.map(|(key, value)| (key, value.to_owned()));
+        assert_eq!(args.over(file).shown(), expected);
     }
 }

@@ -11,7 +11,7 @@ use axum::{
 };
 
 use super::prometheus;
-use crate::Profiler;
+use crate::Accounts;
 
 /// Binds an address, so that a port in use is known before anything else is done.
 ///
@@ -36,7 +36,7 @@ pub fn bind(address: &str) -> anyhow::Result<TcpListener> {
 /// If the listener fails.
 pub async fn serve(
     listener: TcpListener,
-    profiler: Arc<Profiler>,
+    accounts: Arc<Accounts>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
@@ -44,7 +44,7 @@ pub async fn serve(
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
-        .with_state(profiler);
+        .with_state(accounts);
     // Requests under way are dropped at the end rather than waited for: a slow reader must not keep
     // the probes attached.
     tokio::select! {
@@ -53,8 +53,8 @@ pub async fn serve(
     }
 }
 
-async fn metrics(State(profiler): State<Arc<Profiler>>) -> Response {
-    let text = tokio::task::spawn_blocking(move || prometheus::scrape(&profiler)).await;
+async fn metrics(State(accounts): State<Arc<Accounts>>) -> Response {
+    let text = tokio::task::spawn_blocking(move || prometheus::scrape(&accounts)).await;
     match text.map_err(anyhow::Error::from).flatten() {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::CONTENT_TYPE)], text).into_response(),
         Err(error) => {

@@ -1,13 +1,16 @@
 //! The ledger in the Prometheus text format.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
-use prometheus::{Encoder, Gauge, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Gauge, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder,
+    proto::{Counter, LabelPair, Metric, MetricFamily, MetricType},
+};
 
 use crate::{
-    Profiler,
+    Accounts,
     calibration::{Outcome, Verdict},
-    ledger::{Counters, Direction, Lost, Method, MethodTotals, Snapshot},
+    ledger::{Counters, Direction, Groups, Lost, Method, MethodTotals, Name},
     probes::{Evidence, State, Status},
 };
 
@@ -170,11 +173,21 @@ fn by_direction(counters: &Counters, value: fn(&MethodTotals, Direction) -> u64)
 /// # Errors
 ///
 /// If the ledger cannot be read.
-pub fn scrape(profiler: &Profiler) -> anyhow::Result<String> {
+pub fn scrape(accounts: &Accounts) -> anyhow::Result<String> {
     let begun = Instant::now();
-    let snapshot = profiler.snapshot()?;
+    let profiler = accounts.profiler();
+    let (mut families, sizes, losses) = accounts.show(|snapshot, groups| {
+        let families = families(groups, profiler.evidence());
+        let series: usize = families
+            .iter()
+            .map(|family| family.get_metric().len())
+            .sum();
+        let sizes = [series, snapshot.processes.len(), groups.len()];
+        let turned_away = ("group_limit", groups.turned_away());
+        let losses: Vec<_> = snapshot.losses().chain([turned_away]).collect();
+        (families, sizes, losses)
+    })?;
     let registry = Registry::new();
-    let series = processes(&registry, &snapshot, profiler.evidence())?;
     probes(&registry, profiler.statuses())?;
     calibration(&registry, profiler.calibration())?;
     let dropped = counters(
@@ -183,7 +196,7 @@ pub fn scrape(profiler: &Profiler) -> anyhow::Result<String> {
         "What could not be counted where it belongs.",
         &["reason"],
     )?;
-    for (reason, count) in snapshot.losses() {
+    for (reason, count) in losses {
         dropped.with_label_values(&[reason]).inc_by(count);
     }
     let info = GaugeVec::new(
@@ -201,7 +214,7 @@ pub fn scrape(profiler: &Profiler) -> anyhow::Result<String> {
     ])
     .set(1.0);
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let (series, processes) = (series as f64, snapshot.processes.len() as f64);
+    let [series, processes, groups] = sizes.map(|size| size as f64);
     gauge(
         &registry,
         "zc_exported_series",
@@ -214,6 +227,12 @@ pub fn scrape(profiler: &Profiler) -> anyhow::Result<String> {
         "Processes in the kernel's map, the pseudo-processes included.",
         processes,
     )?;
+    gauge(
+        &registry,
+        "zc_groups",
+        "Groups that processes are summed in, `other` included.",
+        groups,
+    )?;
     let seconds = begun.elapsed().as_secs_f64();
     gauge(
         &registry,
@@ -221,59 +240,71 @@ pub fn scrape(profiler: &Profiler) -> anyhow::Result<String> {
         "Time that reading the ledger for this exposition took.",
         seconds,
     )?;
+    families.extend(registry.gather());
     let mut text = Vec::new();
-    TextEncoder::new().encode(&registry.gather(), &mut text)?;
+    TextEncoder::new().encode(&families, &mut text)?;
     Ok(String::from_utf8(text)?)
 }
 
-/// Sums by command name: pids would grow the number of series without bound.
-fn groups(snapshot: &Snapshot) -> BTreeMap<&str, Counters> {
-    let live = snapshot
-        .processes
-        .iter()
-        .map(|process| (process.comm.as_str(), &process.counters));
-    let retired = snapshot
-        .retired
-        .iter()
-        .map(|(comm, counters)| (comm.as_str(), counters));
-    let mut groups: BTreeMap<&str, Counters> = BTreeMap::new();
-    for (comm, counters) in live.chain(retired) {
-        *groups.entry(comm).or_default() += counters;
-    }
-    groups
-}
-
-fn processes(
-    registry: &Registry,
-    snapshot: &Snapshot,
-    evidence: Evidence,
-) -> prometheus::Result<usize> {
-    let groups = groups(snapshot);
-    let mut series = 0;
-    for family in FAMILIES {
+/// The families of process counters that have samples. Made by hand, since a group has only those
+/// labels that say something.
+fn families(groups: &Groups, evidence: Evidence) -> Vec<MetricFamily> {
+    let families = FAMILIES.iter().map(|family| {
         let says_how = family.of_copies && evidence == Evidence::Derived;
-        let mut labels = [&["comm"], family.labels].concat();
-        if says_how {
-            labels.push("evidence");
-        }
-        let metric = IntCounterVec::new(Opts::new(family.name, family.help), &labels)?;
-        registry.register(Box::new(metric.clone()))?;
-        for (comm, counters) in &groups {
-            for (own, count) in (family.samples)(counters) {
+        let mut metrics = Vec::new();
+        for (name, counters) in groups.iter() {
+            for (values, count) in (family.samples)(counters) {
                 // Where copies are derived, a zero may be a number that nothing tells.
                 if count == 0 && (family.of_copies || evidence == Evidence::Derived) {
                     continue;
                 }
-                let mut values = [&[*comm], own.as_slice()].concat();
-                if says_how {
-                    values.push(evidence_of(family, &own).name());
-                }
-                metric.get_metric_with_label_values(&values)?.inc_by(count);
-                series += 1;
+                let how = says_how.then(|| ("evidence", evidence_of(family, &values).name()));
+                let own = family.labels.iter().copied().zip(values);
+                metrics.push(metric(labels(&name).chain(own).chain(how), count));
             }
         }
-    }
-    Ok(series)
+        let mut result = MetricFamily::default();
+        result.set_name(family.name.into());
+        result.set_help(family.help.into());
+        result.set_field_type(MetricType::COUNTER);
+        result.set_metric(metrics);
+        result
+    });
+    // The encoder refuses families without samples.
+    families
+        .filter(|family| !family.get_metric().is_empty())
+        .collect()
+}
+
+fn labels(name: &Name) -> impl Iterator<Item = (&'static str, &str)> {
+    let labels = [
+        ("comm", &*name.comm),
+        ("pid", &*name.pid),
+        ("unit", &*name.unit),
+        ("container", &*name.container),
+    ];
+    labels.into_iter().filter(|(_, value)| !value.is_empty())
+}
+
+fn metric<'a>(labels: impl Iterator<Item = (&'static str, &'a str)>, count: u64) -> Metric {
+    let mut pairs: Vec<_> = labels
+        .map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name(name.into());
+            pair.set_value(value.into());
+            pair
+        })
+        .collect();
+    pairs.sort();
+    let mut counter = Counter::default();
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "exact below 2^53, and the format's readers have no more"
+    )]
+    counter.set_value(count as f64);
+    let mut metric = Metric::from_label(pairs);
+    metric.set_counter(counter);
+    metric
 }
 
 /// Where copies are derived: what no call returns was counted where it was made, or not at all.
@@ -348,8 +379,19 @@ fn gauge(registry: &Registry, name: &str, help: &str, value: f64) -> prometheus:
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        collections::{BTreeMap, HashSet},
+        sync::Arc,
+        time::Instant,
+    };
+
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
-    use crate::ledger::{Copies, Process, ProcessKey};
+    use crate::{
+        identity::Service,
+        ledger::{Copies, GroupBy, Grouping, Process, ProcessKey},
+    };
 
     fn process(pid: u32, comm: &str, bytes: u64) -> Process {
         let totals = MethodTotals {
@@ -363,6 +405,7 @@ mod tests {
             pid,
             comm: comm.into(),
             exited: false,
+            cgroup: 0,
             counters: Counters {
                 methods: BTreeMap::from([(Method::Read, totals)]),
                 ..Counters::default()
@@ -370,48 +413,104 @@ mod tests {
         }
     }
 
-    fn render(snapshot: &Snapshot) -> (String, usize) {
-        let registry = Registry::new();
-        let series = processes(&registry, snapshot, Evidence::Measured).expect("families");
+    fn render(by: GroupBy, processes: &[Process], service: &Service) -> String {
+        let mut groups = Groups::new(Grouping {
+            by,
+            ..Grouping::default()
+        });
+        let service = Arc::new(service.clone());
+        groups.count(processes, Instant::now(), &mut |_| Arc::clone(&service));
         let mut text = Vec::new();
+        let families = families(&groups, Evidence::Measured);
         TextEncoder::new()
-            .encode(&registry.gather(), &mut text)
+            .encode(&families, &mut text)
             .expect("encode");
-        (String::from_utf8(text).expect("UTF-8"), series)
+        String::from_utf8(text).expect("UTF-8")
+    }
+
+    fn has(text: &str, line: &str) {
+        assert!(
+            text.lines().any(|found| found == line),
+            "no {line} in {text}"
+        );
     }
 
     #[test]
-    fn processes_of_one_name_share_a_series_with_the_retired() {
-        let snapshot = Snapshot {
-            processes: vec![
-                process(1, "cat", 10),
-                process(2, "cat", 20),
-                process(3, "cp", 5),
-            ],
-            retired: BTreeMap::from([("cat".into(), process(4, "cat", 100).counters)]),
-            ..Snapshot::default()
+    fn labels_say_what_makes_the_group_and_no_more() {
+        let processes = [
+            process(1, "cat", 10),
+            process(2, "cat", 20),
+            process(3, "cp", 5),
+        ];
+        let none = Service::default();
+        let service = Service {
+            unit: Some("web.service".into()),
+            container: Some("c0ffee".into()),
+            pod: None,
         };
-        let (text, series) = render(&snapshot);
-        let line = |wanted: &str| text.lines().any(|line| line == wanted);
-        assert!(
-            line(r#"zc_copied_bytes_total{comm="cat",direction="to_user",method="read"} 130"#),
-            "{text}"
+        let text = render(GroupBy::Service, &processes, &none);
+        has(
+            &text,
+            r#"zc_copied_bytes_total{comm="cat",direction="to_user",method="read"} 30"#,
         );
-        assert!(
-            line(r#"zc_payload_bytes_total{comm="cp",method="read"} 5"#),
-            "{text}"
+        has(
+            &text,
+            r#"zc_payload_bytes_total{comm="cp",method="read"} 5"#,
         );
-        let samples = text.lines().filter(|line| !line.starts_with('#')).count();
-        assert_eq!(samples, series);
+        let text = render(GroupBy::Service, &processes, &service);
+        has(
+            &text,
+            r#"zc_payload_bytes_total{container="c0ffee",method="read",unit="web.service"} 35"#,
+        );
+        assert!(!text.contains("comm=\"cat\""), "{text}");
+        let text = render(GroupBy::Comm, &processes, &service);
+        has(
+            &text,
+            r#"zc_payload_bytes_total{comm="cat",method="read"} 30"#,
+        );
+        let text = render(GroupBy::Process, &processes, &none);
+        has(
+            &text,
+            r#"zc_payload_bytes_total{comm="cat",method="read",pid="2"} 20"#,
+        );
     }
 
     #[test]
     fn hostile_names_stay_one_label_value() {
         let name = "a\"b\\c\nd}";
-        let (text, _) = render(&Snapshot {
-            processes: vec![process(1, name, 1)],
-            ..Snapshot::default()
-        });
+        let text = render(GroupBy::Comm, &[process(1, name, 1)], &Service::default());
         assert!(text.contains(r#"comm="a\"b\\c\nd}""#), "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_series_comes_twice_whatever_the_names(
+            names in vec(prop_oneof![vec(any::<u8>(), 0..16), prop::sample::select(vec![
+                b"other".to_vec(), b"kernel".to_vec(), b"".to_vec(), b"\xff".to_vec(), b"\xfe".to_vec(),
+            ])], 1..20),
+            by in prop::sample::select(vec![GroupBy::Service, GroupBy::Process, GroupBy::Comm]),
+        ) {
+            let processes: Vec<_> = names
+                .iter()
+                .zip(1..)
+                .map(|(name, pid)| process(pid / 2, &String::from_utf8_lossy(name), 1))
+                .collect();
+            // Two starts of one pid are two processes.
+            let processes: Vec<_> = processes.into_iter().zip(1..).map(|(mut process, start)| {
+                process.key.start = start;
+                process
+            }).collect();
+            let text = render(by, &processes, &Service::default());
+            let mut series = HashSet::new();
+            let mut payload = 0;
+            for line in text.lines().filter(|line| !line.starts_with("# ")) {
+                let (name, value) = line.rsplit_once(' ').expect("a sample");
+                prop_assert!(series.insert(name), "twice: {name}");
+                if name.starts_with("zc_payload_bytes_total") {
+                    payload += value.parse::<usize>().expect("a number");
+                }
+            }
+            prop_assert_eq!(payload, names.len());
+        }
     }
 }

@@ -21,6 +21,8 @@ pub enum Need {
     NetDevice,
     /// A block request and its disk.
     Bio,
+    /// Who wrote to the file whose pages go to disk.
+    Writer,
     /// The preemption count, to tell interrupts from the task they interrupt.
     PreemptCount,
     /// The state of a task that switches away, before 5.18.
@@ -33,6 +35,8 @@ pub enum Need {
     DirectIo,
     /// The opcode of an `io_uring` request.
     Request,
+    /// The cgroup of a task in the default hierarchy.
+    Cgroup,
 }
 
 /// Symbols that [`resolve`] wants to be looked up.
@@ -106,6 +110,10 @@ pub fn resolve(
         iomap_dio_wait: member(Need::DirectIo, "iomap_dio", "wait_for_completion"),
         io_kiocb_opcode: member(Need::Request, "io_kiocb", "opcode"),
         io_uring_cqe_res: member(Need::Request, "io_uring_cqe", "res"),
+        task_cgroups: member(Need::Cgroup, "task_struct", "cgroups"),
+        css_set_dfl_cgrp: member(Need::Cgroup, "css_set", "dfl_cgrp"),
+        cgroup_kn: member(Need::Cgroup, "cgroup", "kn"),
+        kernfs_node_id: member(Need::Cgroup, "kernfs_node", "id"),
         has_completed_request: (btf.tracepoint_arguments("io_uring_complete") != Some(4)).into(),
         has_task_btf: btf.has_function("bpf_get_current_task_btf").into(),
         has_task_pt_regs: btf.has_function("bpf_task_pt_regs").into(),
@@ -165,7 +173,7 @@ fn devices(btf: &Btf, missing: &mut Vec<(Need, String)>) -> KernelLayout {
     let mut member = |need, structure, path| member(btf, missing, need, structure, path);
     // Before 5.12 the flags of a socket buffer's pages were among those of its transmission.
     let separate = btf.member("skb_shared_info", "flags").is_some();
-    KernelLayout {
+    let mut layout = KernelLayout {
         sock_type: member(Need::Skb, "sock", "sk_type"),
         skb_sk: member(Need::Skb, "sk_buff", "sk"),
         skb_len: member(Need::Skb, "sk_buff", "len"),
@@ -195,6 +203,17 @@ fn devices(btf: &Btf, missing: &mut Vec<(Need, String)>) -> KernelLayout {
         bio_opf: member(Need::Bio, "bio", "bi_opf"),
         bio_size: member(Need::Bio, "bio", "bi_iter.bi_size"),
         bio_bdev: btf.member("bio", "bi_bdev").unwrap_or(ABSENT),
+        bio_io_vec: member(Need::Writer, "bio", "bi_io_vec"),
+        bio_vec_page: member(Need::Writer, "bio_vec", "bv_page"),
+        page_mapping: member(Need::Writer, "page", "mapping"),
+        // Renamed in 7.1.
+        page_head: btf
+            .member("page", "compound_info")
+            .unwrap_or_else(|| member(Need::Writer, "page", "compound_head")),
+        mapping_host: member(Need::Writer, "address_space", "host"),
+        inode_number: member(Need::Writer, "inode", "i_ino"),
+        file_mapping: member(Need::Writer, "file", "f_mapping"),
+        kiocb_file: member(Need::Writer, "kiocb", "ki_filp"),
         // Before 5.12 the bio points to the disk itself, whose first partition is part of it.
         bdev_disk: btf
             .member("bio", "bi_disk")
@@ -210,7 +229,11 @@ fn devices(btf: &Btf, missing: &mut Vec<(Need, String)>) -> KernelLayout {
         gendisk_major: member(Need::Bio, "gendisk", "major"),
         gendisk_first_minor: member(Need::Bio, "gendisk", "first_minor"),
         ..KernelLayout::UNKNOWN
+    };
+    if missing.iter().any(|(need, _)| *need == Need::Writer) {
+        layout.page_mapping = ABSENT;
     }
+    layout
 }
 
 /// The offset of a member, noted as missing if the kernel does not have it.

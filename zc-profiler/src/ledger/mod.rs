@@ -1,17 +1,21 @@
 //! From the maps in the kernel to plain values.
 
+mod groups;
 mod model;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Mutex;
 
 use aya::maps::{Array, HashMap, MapData, MapError};
 use thiserror::Error;
 use zc_profiler_ebpf::{COMM_LEN, ProcessCounters};
 
-pub use self::model::{
-    ContextSwitches, Copies, Counters, DmaBytes, Flows, MethodTotals, ModeSwitches, PageFaults,
-    Process, Snapshot,
+pub use self::{
+    groups::{GroupBy, Grouping, Groups, Name},
+    model::{
+        ContextSwitches, Copies, Counters, DmaBytes, Flows, MethodTotals, ModeSwitches, PageFaults,
+        Process, Snapshot,
+    },
 };
 pub use zc_profiler_ebpf::{Direction, Dropped, Lost, Method, ProcessKey};
 
@@ -40,7 +44,7 @@ pub struct Ledger {
 
 #[derive(Default)]
 struct Retired {
-    counters: BTreeMap<String, Counters>,
+    counters: Counters,
     /// Processes that were seen to have exited; the next time they go.
     exited: HashSet<ProcessKey>,
 }
@@ -115,14 +119,14 @@ impl Ledger {
         Ok(snapshot)
     }
 
-    /// Makes room: takes processes that have exited out of the kernel's map and keeps their sums by
-    /// command name. To be called between snapshots, so that each exited process is seen at least
-    /// once.
+    /// Makes room: takes processes that have exited out of the kernel's map, keeps their sum, and
+    /// passes each on with its last counters. To be called between snapshots, so that each exited
+    /// process is seen at least once.
     ///
     /// # Errors
     ///
     /// If the kernel refuses to read or change its maps.
-    pub fn retire(&self) -> Result<(), Error> {
+    pub fn retire(&self, mut last: impl FnMut(Process)) -> Result<(), Error> {
         let snapshot = self.snapshot()?;
         let mut processes = lock(&self.processes);
         let mut retired = lock(&self.retired);
@@ -149,14 +153,16 @@ impl Ledger {
                     call: "bpf_map_delete_elem(PROCESSES)",
                     source,
                 })?;
-            *retired.counters.entry(process.comm).or_default() += &Counters::from(&counters);
+            let process = Process::new(process.key, &counters);
+            retired.counters += &process.counters;
+            last(process);
         }
         Ok(())
     }
 }
 
 /// The key the kernel's programs use for a running process.
-fn key_of(pid: u32) -> Option<ProcessKey> {
+pub(crate) fn key_of(pid: u32) -> Option<ProcessKey> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     Some(ProcessKey {
         pid,

@@ -116,6 +116,9 @@ pub struct Process {
     /// Whether its last thread is gone.
     #[serde(skip)]
     pub exited: bool,
+    /// The id of its cgroup, 0 if that is not known.
+    #[serde(skip)]
+    pub cgroup: u64,
     /// What it did.
     #[serde(flatten)]
     pub counters: Counters,
@@ -126,8 +129,8 @@ pub struct Process {
 pub struct Snapshot {
     /// Ordered by key.
     pub processes: Vec<Process>,
-    /// Processes that are gone and were taken out of the kernel's map, summed by command name.
-    pub retired: BTreeMap<String, Counters>,
+    /// Processes that are gone and were taken out of the kernel's map, summed.
+    pub retired: Counters,
     /// What could not be counted where it belongs.
     pub dropped: BTreeMap<Dropped, u64>,
     /// Events that the kernel may have kept from the programs; see [`crate::probes::Probes::skipped`].
@@ -196,9 +199,7 @@ impl Snapshot {
         for counters in self.processes.iter().map(|process| &process.counters) {
             total += counters;
         }
-        for counters in self.retired.values() {
-            total += counters;
-        }
+        total += &self.retired;
         total
     }
 }
@@ -217,6 +218,7 @@ impl Process {
             pid: key.pid,
             comm,
             exited: counters.exited != 0,
+            cgroup: counters.cgroup,
             counters: Counters::from(counters),
         }
     }
@@ -463,7 +465,7 @@ mod tests {
     fn totals_keep_the_retired() {
         let snapshot = Snapshot {
             processes: vec![Process::new(ProcessKey { pid: 1, start: 1 }, &counters(1))],
-            retired: BTreeMap::from([("cp".into(), Counters::from(&counters(2)))]),
+            retired: Counters::from(&counters(2)),
             ..Snapshot::default()
         };
         assert_eq!(snapshot.total().method(Method::Read).payload_bytes, 300);

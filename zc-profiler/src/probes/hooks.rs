@@ -426,6 +426,10 @@ pub const HOOKS: &[Hook] = hooks! {
         else "PIO of old ports",
         needs &[], vital false,
         [kprobe("ata_sff_data_xfer", 4, "ata_sff_data_xfer")];
+    "cgroups": "which cgroup, and so which service, a process was moved to",
+        else "the service of processes that change it after their first event",
+        needs &[Need::Task, Need::Cgroup], vital false,
+        [tracepoint("cgroup_attach_task", 4, "cgroup_attach_task")];
 };
 
 macro_rules! syscalls {

@@ -20,7 +20,7 @@ pub use self::{
     witness::{Breakpoints, Witness},
 };
 use crate::{
-    kernel::{self, Environment, btf},
+    kernel::{self, Environment, Need, btf},
     ledger::Ledger,
 };
 
@@ -161,6 +161,12 @@ impl Probes {
         let btf = btf::Btf::of_kernel().map_err(Error::Btf)?;
         let symbols = kernel::addresses(&kernel::SYMBOLS).map_err(Error::Environment)?;
         let (mut layout, missing) = kernel::resolve(&btf, &symbols);
+        if let Some((_, member)) = missing.iter().find(|(need, _)| *need == Need::Writer) {
+            log::warn!(
+                "this kernel does not show {member}: pages of files that are written to disk later are \
+                 charged to whoever has it done"
+            );
+        }
         layout.filtered = (scope == Scope::Tree).into();
         layout.preemptible = environment.preemptible.into();
         let pio_disks = kernel::pio_disks();

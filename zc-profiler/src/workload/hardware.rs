@@ -2,23 +2,29 @@
 //! another one of this machine.
 
 use std::{
+    ffi::CString,
     fs::File,
     io::{self, Read, Seek},
     mem,
     net::{IpAddr, TcpStream},
-    os::fd::{AsRawFd, BorrowedFd},
+    os::{
+        fd::{AsRawFd, BorrowedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Scenario, Target, pattern};
+use super::{Error, IO_URING, Scenario, Target, io_uring_read, pattern};
 
 /// Where a scenario's payload lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// In a file, in the page cache.
     Cached,
+    /// In a file that is read past the page cache.
+    Direct,
     /// On a disk that the CPU reads word by word.
     PioDisk,
     /// On a disk that writes to memory itself.
@@ -34,6 +40,10 @@ pub struct Hardware {
     pub dma_disk: Option<PathBuf>,
     /// A way out of this machine and back.
     pub wire: Option<Wire>,
+    /// Whether the lab's directory has `O_DIRECT` on a disk.
+    pub direct_io: bool,
+    /// Whether a process may have an `io_uring`.
+    pub io_uring: bool,
 }
 
 /// Two NICs with a wire between them, in a network namespace each, so that the kernel does not take
@@ -58,28 +68,55 @@ pub struct Nic {
 }
 
 impl Hardware {
+    /// Looks for what needs no argument, with the lab's files in this directory.
+    #[must_use]
+    pub fn with_features(self, dir: &Path) -> Self {
+        Self {
+            direct_io: has_direct_io(dir),
+            io_uring: io_uring_read::is_available(),
+            ..self
+        }
+    }
+
     /// What a scenario needs and this machine was not said to have.
     #[must_use]
     pub fn lacks(&self, scenario: &Scenario) -> Option<&'static str> {
         let disk = match scenario.source {
             Source::PioDisk if self.pio_disk.is_none() => Some("no --pio-disk to read from"),
             Source::DmaDisk if self.dma_disk.is_none() => Some("no --dma-disk to read from"),
+            Source::Direct if !self.direct_io => Some("no ext4 or xfs in --dir to read from"),
             _ => None,
         };
         let nic = match scenario.target {
             Target::Nic { .. } if self.wire.is_none() => Some("no --nic to send by"),
             _ => None,
         };
-        disk.or(nic)
+        let ring = (scenario.method == IO_URING && !self.io_uring)
+            .then_some("no io_uring for this process");
+        disk.or(nic).or(ring)
     }
 
     pub(super) fn disk(&self, source: Source) -> Option<&Path> {
         match source {
-            Source::Cached => None,
+            Source::Cached | Source::Direct => None,
             Source::PioDisk => self.pio_disk.as_deref(),
             Source::DmaDisk => self.dma_disk.as_deref(),
         }
     }
+}
+
+/// Of other file systems it is not known how they carry it out.
+fn has_direct_io(dir: &Path) -> bool {
+    let Ok(path) = CString::new(dir.as_os_str().as_bytes()) else {
+        return false;
+    };
+    let mut info = mem::MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: `path` ends in zero, `info` is writable, and all zero is a value of it.
+    let (result, info) = unsafe {
+        let result = libc::statfs(path.as_ptr(), info.as_mut_ptr());
+        (result, info.assume_init())
+    };
+    result == 0 && [libc::EXT4_SUPER_MAGIC, libc::XFS_SUPER_MAGIC].contains(&info.f_type)
 }
 
 /// A disk that holds the payload, at its start, with nothing of it in the page cache.

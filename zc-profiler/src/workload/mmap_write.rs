@@ -31,13 +31,13 @@ impl Transfer for MmapWrite {
     }
 }
 
-struct Mapping {
+pub(super) struct Mapping {
     start: *mut libc::c_void,
     len: usize,
 }
 
 impl Mapping {
-    fn new(flow: &Flow) -> Result<Self, Error> {
+    pub fn new(flow: &Flow) -> Result<Self, Error> {
         let len = usize::try_from(flow.payload).map_err(|_| Error::TooLarge(flow.payload))?;
         let fd = File::as_raw_fd(flow.source);
         // SAFETY: a new mapping at an address of the kernel's choice; `fd` is open.
@@ -57,7 +57,7 @@ impl Mapping {
         Ok(Self { start, len })
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         // SAFETY: `len` readable bytes, mapped until `self` goes; nobody changes the source file.
         unsafe { slice::from_raw_parts(self.start.cast(), self.len) }
     }

@@ -3,11 +3,15 @@
 
 mod cold_read;
 mod copy_file_range;
+mod direct_read;
 mod error;
+mod exchange;
 mod hardware;
+mod io_uring_read;
 mod job;
 mod mmap_write;
 mod pattern;
+mod pipe;
 mod read_write;
 mod run;
 mod sendfile;
@@ -18,7 +22,11 @@ mod target;
 mod tests;
 mod transfer;
 mod truth;
+mod udp;
+mod unix;
+mod vmsplice;
 mod worker;
+mod zerocopy_send;
 
 pub use error::Error;
 pub use hardware::{Hardware, Nic, Source, Wire};
@@ -35,6 +43,7 @@ use copy_file_range::CopyFileRange;
 use mmap_write::MmapWrite;
 use sendfile::Sendfile;
 use transfer::Transfer;
+use zerocopy_send::ZerocopySend;
 
 /// The classic account of a method, per chunk: what textbooks say, not what a kernel does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -112,6 +121,25 @@ const SPLICE: Share = Share {
     payload: 2,
     ..Share::NOTHING
 };
+/// By reference, once.
+const PASSED: Share = Share {
+    calls_each_chunk: 1,
+    payload: 1,
+    zero_copy: 1,
+    ..Share::NOTHING
+};
+const SEND: Share = Share {
+    method: Method::Send,
+    ..WRITE
+};
+const RECV: Share = Share {
+    method: Method::Recv,
+    ..READ
+};
+const IO_URING_READ: Share = Share {
+    method: Method::IoUring,
+    ..READ
+};
 const COPY_FILE_RANGE: Share = Share {
     method: Method::CopyFileRange,
     calls_each_chunk: 1,
@@ -147,13 +175,22 @@ const BY_DMA: Moved = Moved {
     lost: 0,
 };
 const BY_DMA_IN_AND_OUT: Moved = Moved { sent: 1, ..BY_DMA };
+const COPIED_ON_DELIVERY: Moved = Moved {
+    pio_in: 0,
+    dma_in: 0,
+    sent: 0,
+    lost: 1,
+};
 const BY_DMA_AND_LOST: Moved = Moved {
     lost: 1,
     ..BY_DMA_IN_AND_OUT
 };
 
+/// The one that needs leave to use it.
+const IO_URING: &str = "io_uring-read";
+
 /// Every scenario, in the order of the lab's table.
-pub static SCENARIOS: [Scenario; 12] = [
+pub static SCENARIOS: [Scenario; 19] = [
     Scenario {
         method: "pio-read",
         source: Source::PioDisk,
@@ -292,5 +329,100 @@ pub static SCENARIOS: [Scenario; 12] = [
             }],
         )],
         prepare: plain::<Sendfile>,
+    },
+    Scenario {
+        method: "pipe",
+        source: Source::Cached,
+        target: Target::Memory,
+        theory: theory(4, 2, 0),
+        truths: &[always(&[WRITE, READ])],
+        prepare: pipe::prepare,
+    },
+    Scenario {
+        method: "unix",
+        source: Source::Cached,
+        target: Target::Memory,
+        theory: theory(4, 2, 0),
+        truths: &[always(&[WRITE, READ])],
+        prepare: unix::prepare,
+    },
+    Scenario {
+        method: "udp",
+        source: Source::Cached,
+        target: Target::Memory,
+        theory: theory(4, 2, 0),
+        truths: &[always(&[SEND, RECV])],
+        prepare: udp::prepare,
+    },
+    Scenario {
+        method: "direct-read",
+        source: Source::Direct,
+        target: Target::Memory,
+        theory: theory(2, 0, 1),
+        truths: &[always(&[Share {
+            zero_copy: 1,
+            to_user: 0,
+            ..READ
+        }])],
+        prepare: direct_read::prepare,
+    },
+    Scenario {
+        method: IO_URING,
+        source: Source::Cached,
+        target: Target::Memory,
+        theory: theory(2, 1, 1),
+        truths: &[
+            always(&[IO_URING_READ]),
+            Truth {
+                because: Some("this kernel does not tell what requests completed: no payload"),
+                ..always(&[Share {
+                    payload: 0,
+                    ..IO_URING_READ
+                }])
+            },
+        ],
+        prepare: io_uring_read::prepare,
+    },
+    Scenario {
+        method: "zerocopy-send",
+        source: Source::Cached,
+        target: Target::Tcp,
+        theory: theory(4, 0, 2),
+        truths: &[Truth {
+            because: Some(
+                "the receiver is on this machine, so the kernel copied for it what was passed by reference",
+            ),
+            ..moving(
+                COPIED_ON_DELIVERY,
+                &[
+                    MMAP,
+                    Share {
+                        zero_copy: 1,
+                        from_user: 0,
+                        in_kernel: 1,
+                        ..SEND
+                    },
+                ],
+            )
+        }],
+        prepare: plain::<ZerocopySend>,
+    },
+    Scenario {
+        method: "vmsplice",
+        source: Source::Cached,
+        target: Target::Tcp,
+        theory: theory(6, 0, 2),
+        truths: &[always(&[
+            MMAP,
+            Share {
+                method: Method::Vmsplice,
+                ..PASSED
+            },
+            Share {
+                method: Method::Splice,
+                ..PASSED
+            },
+        ])],
+        prepare: vmsplice::prepare,
     },
 ];

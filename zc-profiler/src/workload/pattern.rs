@@ -22,14 +22,19 @@ fn fill(position: u64, buffer: &mut [u8]) {
     }
 }
 
-/// Where `bytes`, found at `position`, are wrong first. `room` holds eight bytes more than they.
-pub(super) fn damage(position: u64, bytes: &[u8], room: &mut [u8]) -> Option<u64> {
+/// The bytes from `position` on. `room` holds eight bytes more than they.
+pub(super) fn bytes(position: u64, len: usize, room: &mut [u8]) -> &mut [u8] {
     #[allow(clippy::cast_possible_truncation, reason = "less than WORD")]
     let inside = (position % WORD as u64) as usize;
-    fill(position - inside as u64, &mut room[..inside + bytes.len()]);
-    let expected = &room[inside..inside + bytes.len()];
+    fill(position - inside as u64, &mut room[..inside + len]);
+    &mut room[inside..inside + len]
+}
+
+/// Where `bytes`, found at `position`, are wrong first. `room` holds eight bytes more than they.
+pub(super) fn damage(position: u64, bytes: &[u8], room: &mut [u8]) -> Option<u64> {
+    let expected = self::bytes(position, bytes.len(), room);
     (bytes != expected).then(|| {
-        let same = bytes.iter().zip(expected).take_while(|(a, b)| a == b);
+        let same = bytes.iter().zip(expected).take_while(|(a, b)| **a == **b);
         position + same.count() as u64
     })
 }

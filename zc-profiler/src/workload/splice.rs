@@ -20,6 +20,12 @@ struct Splice {
 }
 
 pub(super) fn prepare(chunk: usize) -> Result<Box<dyn Transfer>, Error> {
+    let (reader, writer) = pipe_for(chunk)?;
+    Ok(Box::new(Splice { reader, writer }))
+}
+
+/// A pipe with room for a chunk.
+pub(super) fn pipe_for(chunk: usize) -> Result<(PipeReader, PipeWriter), Error> {
     let (reader, writer) = pipe().map_err(Error::call("pipe2"))?;
     // One page more: a chunk that does not begin at a page's edge touches one more. If the kernel
     // says no (above pipe-max-size), a chunk takes more calls.
@@ -27,7 +33,7 @@ pub(super) fn prepare(chunk: usize) -> Result<Box<dyn Transfer>, Error> {
         // SAFETY: the pipe is open; no memory is passed.
         unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, size) };
     }
-    Ok(Box::new(Splice { reader, writer }))
+    Ok((reader, writer))
 }
 
 impl Transfer for Splice {
@@ -52,7 +58,12 @@ impl Transfer for Splice {
     }
 }
 
-fn splice(from: RawFd, to: RawFd, want: usize, more: libc::c_uint) -> Result<usize, Error> {
+pub(super) fn splice(
+    from: RawFd,
+    to: RawFd,
+    want: usize,
+    more: libc::c_uint,
+) -> Result<usize, Error> {
     let flags = libc::SPLICE_F_MOVE | more;
     // SAFETY: both are open; no memory is passed.
     let moved_bytes =

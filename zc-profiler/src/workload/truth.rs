@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::Calls;
-use crate::ledger::{Counters, Lost, Method, MethodTotals};
+use crate::ledger::{Counters, Method, MethodTotals};
 
 /// What one method must show, its bytes in units of the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub struct Moved {
     /// To a NIC, by DMA; the headers of packets come on top.
     pub sent: u64,
     /// What a call passed by reference and the kernel copied all the same, for a NIC that cannot
-    /// gather.
+    /// gather or for a receiver on this machine.
     pub lost: u64,
 }
 
@@ -139,17 +139,13 @@ impl Moved {
         let pages = payload.next_multiple_of(PAGE);
         let (dma, pio) = (measured.dma_bytes, measured.pio_bytes);
         let sent = self.sent * payload;
-        let lost = measured.lost_zero_copy_bytes.get(&Lost::SgOff).copied();
+        let lost: u64 = measured.lost_zero_copy_bytes.values().sum();
         [
             ("pio_bytes.in", self.pio_in * pages, pio.into),
             ("dma_bytes.block.in", self.dma_in * pages, dma.block.into),
             // How many headers there are is TCP's choice.
             ("dma_bytes.net.out", sent, dma.net.out.min(sent)),
-            (
-                "lost_zero_copy_bytes.sg_off",
-                self.lost * payload,
-                lost.unwrap_or_default(),
-            ),
+            ("lost_zero_copy_bytes", self.lost * payload, lost),
         ]
         .map(|(field, expected, got)| Difference {
             method: None,

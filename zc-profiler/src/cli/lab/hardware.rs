@@ -1,6 +1,9 @@
 //! The devices that a user says there are, and the scenarios that do without.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use crate::workload::{Hardware, Nic, Scenario, Wire};
 
@@ -29,7 +32,8 @@ pub struct Args {
 }
 
 impl Args {
-    pub fn found(&self) -> Hardware {
+    /// With the lab's files in `dir`.
+    pub fn found(&self, dir: &Path) -> Hardware {
         let wire = || {
             Some(Wire {
                 nic: Nic {
@@ -44,7 +48,9 @@ impl Args {
             pio_disk: self.pio_disk.clone(),
             dma_disk: self.dma_disk.clone(),
             wire: wire(),
+            ..Hardware::default()
         }
+        .with_features(dir)
     }
 }
 
@@ -86,6 +92,8 @@ mod tests {
             pio_disk: Some("/dev/sda".into()),
             dma_disk: Some("/dev/sdb".into()),
             wire: None,
+            direct_io: true,
+            io_uring: true,
         };
         let (_, left_out) = possible(all(), &hardware);
         assert_eq!(

@@ -1,0 +1,81 @@
+//! Whose the pages are that are written to disk later, by whoever happens to.
+
+use aya_ebpf::{macros::map, maps::LruHashMap};
+use zc_profiler_ebpf::{ABSENT, ProcessKey};
+
+use crate::kernel::{Task, field, layout, probe};
+
+/// The process that wrote last to a file.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Writer {
+    pid: u32,
+    start: u32,
+    /// Another number is another file, whose inode lies where the old one's did.
+    number: u64,
+}
+
+/// By the address of the `struct inode`, which is only ever compared. What has no place any more is
+/// charged like a file that nobody wrote to.
+#[map]
+static WRITERS: LruHashMap<u64, Writer> = LruHashMap::with_max_entries(16_384, 0);
+
+/// The lowest bits of `page.mapping` tell memory without a file.
+const NO_FILE: u64 = 3;
+/// The lowest bit of `page.compound_head` tells a part of a larger page.
+const PART: u64 = 1;
+
+/// Notes that the running task wrote to the page cache of an open file.
+#[inline(always)]
+pub fn wrote(file: *const u8) {
+    let task = Task::current();
+    if layout!(page_mapping) == ABSENT || task.is_kernel_thread() {
+        return;
+    }
+    let mapping: *const u8 = field(file, layout!(file_mapping));
+    let inode: *const u8 = field(mapping, layout!(mapping_host));
+    let number: u64 = field(inode, layout!(inode_number));
+    let key = task.process();
+    let address = inode as u64;
+    if let Some(known) = WRITERS.get_ptr(&address) {
+        // SAFETY: a live map value.
+        let known = unsafe { known.read_volatile() };
+        if known.pid == key.pid && known.start == key.start && known.number == number {
+            return;
+        }
+    }
+    let writer = Writer {
+        pid: key.pid,
+        start: key.start,
+        number,
+    };
+    let _ = WRITERS.insert(&address, &writer, 0);
+}
+
+/// Who wrote to the file whose pages a bio writes to disk; `None` for journals, metadata, direct I/O
+/// and what was written through a mapping only.
+#[inline(always)]
+pub fn writer(bio: *const u8) -> Option<ProcessKey> {
+    if layout!(page_mapping) == ABSENT {
+        return None;
+    }
+    let vector: u64 = field(bio, layout!(bio_io_vec));
+    let mut page: u64 = probe(vector + u64::from(layout!(bio_vec_page)));
+    let head: u64 = probe(page + u64::from(layout!(page_head)));
+    if head & PART != 0 {
+        page = head - PART;
+    }
+    let mapping: u64 = probe(page + u64::from(layout!(page_mapping)));
+    if mapping == 0 || mapping & NO_FILE != 0 {
+        return None;
+    }
+    let inode: u64 = probe(mapping + u64::from(layout!(mapping_host)));
+    let known = WRITERS.get_ptr(&inode)?;
+    // SAFETY: a live map value.
+    let known = unsafe { known.read_volatile() };
+    let number: u64 = probe(inode + u64::from(layout!(inode_number)));
+    (known.number == number).then_some(ProcessKey {
+        pid: known.pid,
+        start: known.start,
+    })
+}

@@ -1,0 +1,6 @@
+//! Which service a process belongs to, from the path of its cgroup.
+
+mod cgroup;
+mod services;
+
+pub use self::{cgroup::Service, services::Services};
