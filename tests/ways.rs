@@ -135,6 +135,11 @@ fn by_tracepoints_the_lab_derives_and_calls_and_payload_are_exact() {
     let json = dir.path().join("lab.json");
     let output = run(&[
         "lab",
+        "read+write",
+        "mmap+write",
+        "sendfile",
+        "splice",
+        "copy_file_range",
         "--attach",
         "tracepoint",
         "--dir",
