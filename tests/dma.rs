@@ -21,10 +21,10 @@ use crate::{
     support::{Child, measure, ok},
 };
 
-const PAYLOAD: usize = 1 << 20;
+pub const PAYLOAD: usize = 1 << 20;
 
 /// A file on the lab's disk whose every block is there, and nothing of it waits to be written.
-fn on_disk(name: &str) -> String {
+pub fn on_disk(name: &str) -> String {
     let path = format!("/lab/{name}");
     let mut file = File::create(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     file.write_all(&vec![5u8; PAYLOAD]).expect("fill the file");

@@ -3,7 +3,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
+    io::Read,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::atomic::Ordering,
@@ -14,12 +15,13 @@ use tempfile::TempDir;
 
 use zc_profiler::{
     Options, Profiler, Scope,
-    ledger::{Counters, Lost, Method},
+    ledger::{Counters, Flows, Lost, Method},
     probes::{Evidence, Way},
 };
 
 use crate::{
     command_line::PROGRAM,
+    dma,
     network::{BYTES, CHUNK, allow_zerocopy, drained, hang_up, send_chunks, sent_again, tcp},
     serve::Server,
     support::{Child, shared},
@@ -133,6 +135,11 @@ fn by_tracepoints_the_lab_derives_and_calls_and_payload_are_exact() {
     let json = dir.path().join("lab.json");
     let output = run(&[
         "lab",
+        "read+write",
+        "mmap+write",
+        "sendfile",
+        "splice",
+        "copy_file_range",
         "--attach",
         "tracepoint",
         "--dir",
@@ -353,4 +360,25 @@ fn by_kprobes_copies_inside_the_kernel_are_measured_beside_derived_ones() {
     assert_eq!(lost.get(&Lost::ZerocopyCopied), Some(&(BYTES + again)));
     // What a call returned does not tell that it went by reference.
     assert_eq!(send.from_user.bytes, BYTES);
+}
+
+#[test]
+fn by_tracepoints_what_disks_move_is_measured() {
+    let path = dma::on_disk("ways");
+    let mut buffer = vec![0; dma::PAYLOAD];
+    let counters = measure(Way::Tracepoint, || {
+        let mut file = File::open(&path).expect("open");
+        file.read_exact(&mut buffer).expect("read");
+    });
+    let bytes = dma::PAYLOAD as u64;
+    assert_eq!(
+        counters.dma_bytes.block,
+        Flows {
+            into: bytes,
+            out: 0
+        }
+    );
+    let read = counters.method(Method::Read);
+    assert_eq!((read.payload_bytes, read.to_user.bytes), (bytes, bytes));
+    fs::remove_file(path).expect("unlink");
 }
