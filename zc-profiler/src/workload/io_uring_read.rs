@@ -62,7 +62,7 @@ struct Request {
     offset: u64,
     address: u64,
     length: u32,
-    others: [u32; 7],
+    others: [u32; 9],
 }
 
 /// `struct io_uring_cqe`.
@@ -73,6 +73,8 @@ struct Completion {
     result: i32,
     flags: u32,
 }
+
+const _: () = assert!(size_of::<Request>() == 64 && size_of::<Parameters>() == 120);
 
 /// Lives as long as the process, as its mappings do.
 struct Ring {
@@ -201,7 +203,7 @@ impl Transfer for RingRead {
                 offset: position,
                 address: self.buffer.as_mut_ptr() as u64,
                 length: u32::try_from(want).unwrap_or(u32::MAX),
-                others: [0; 7],
+                others: [0; 9],
             })?;
             calls.add(Method::IoUring, 1);
             let got = moved("IORING_OP_READ", want, read)?;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Calls, Error, SCENARIOS,
-    target::{Address, open, receive, settle},
+    target::{Address, open, receive, resent, settle},
     transfer::{Flow, moved},
 };
 
@@ -56,6 +56,8 @@ pub struct Report {
     pub calls: Calls,
     /// What the kernel's own accounting says.
     pub usage: Usage,
+    /// Bytes that TCP sent more than once.
+    pub resent: u64,
 }
 
 /// getrusage of the measured part.
@@ -139,6 +141,7 @@ fn send(job: &Job) -> Result<Report, Error> {
     Ok(Report {
         calls,
         usage: after.since(before),
+        resent: resent(to, &sink)?,
     })
 }
 

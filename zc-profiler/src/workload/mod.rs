@@ -402,6 +402,12 @@ pub static SCENARIOS: [Scenario; 19] = [
                         in_kernel: 1,
                         ..SEND
                     },
+                    // The receiver's end.
+                    Share {
+                        method: Method::Recv,
+                        calls_once: 1,
+                        ..Share::NOTHING
+                    },
                 ],
             )
         }],

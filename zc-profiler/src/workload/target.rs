@@ -90,6 +90,25 @@ pub(super) fn settle(address: &Address, sink: &File) -> Result<(), Error> {
     }
 }
 
+/// What of the payload TCP has sent again.
+pub(super) fn resent(address: &Address, sink: &File) -> Result<u64, Error> {
+    /// Of `tcpi_bytes_retrans` in `struct tcp_info`, since 4.19.
+    const OFFSET: usize = 208;
+    if matches!(address, Address::File(_) | Address::Memory) {
+        return Ok(0);
+    }
+    let mut info = [0u64; 32];
+    #[allow(clippy::cast_possible_truncation, reason = "256 bytes")]
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    let (level, option) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+    let start = info.as_mut_ptr().cast();
+    // SAFETY: the buffer has that length.
+    match unsafe { libc::getsockopt(sink.as_raw_fd(), level, option, start, &raw mut length) } {
+        0 => Ok(info[OFFSET / size_of::<u64>()]),
+        _ => Err(Error::last("TCP_INFO")),
+    }
+}
+
 /// The receiving side of one scenario.
 pub(super) enum Sink {
     Tcp {

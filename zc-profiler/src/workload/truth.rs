@@ -97,9 +97,16 @@ impl fmt::Display for Difference {
 }
 
 impl Truth {
-    /// Where a measurement parts from the truth; empty if nowhere.
+    /// Where a measurement parts from the truth; empty if nowhere. What TCP sent again was copied
+    /// again, if it was copied after the call.
     #[must_use]
-    pub fn differences(&self, payload: u64, calls: &Calls, measured: &Counters) -> Vec<Difference> {
+    pub fn differences(
+        &self,
+        payload: u64,
+        resent: u64,
+        calls: &Calls,
+        measured: &Counters,
+    ) -> Vec<Difference> {
         Method::ALL
             .into_iter()
             .flat_map(|method| {
@@ -108,19 +115,24 @@ impl Truth {
                     .iter()
                     .find(|share| share.method == method)
                     .unwrap_or(&Share::NOTHING);
-                fields(share, payload, calls.of(method), &measured.method(method)).map(
-                    move |(field, expected, got)| Difference {
-                        method: Some(method),
-                        field,
-                        expected,
-                        got,
-                    },
+                fields(
+                    share,
+                    payload,
+                    resent,
+                    calls.of(method),
+                    &measured.method(method),
                 )
+                .map(move |(field, expected, got)| Difference {
+                    method: Some(method),
+                    field,
+                    expected,
+                    got,
+                })
             })
             .chain(
                 self.moved
                     .iter()
-                    .flat_map(|moved| moved.against(payload, measured)),
+                    .flat_map(|moved| moved.against(payload, resent, measured)),
             )
             .filter(|difference| difference.expected != difference.got)
             .collect()
@@ -135,7 +147,7 @@ impl Truth {
 }
 
 impl Moved {
-    fn against(self, payload: u64, measured: &Counters) -> [Difference; 4] {
+    fn against(self, payload: u64, resent: u64, measured: &Counters) -> [Difference; 4] {
         let pages = payload.next_multiple_of(PAGE);
         let (dma, pio) = (measured.dma_bytes, measured.pio_bytes);
         let sent = self.sent * payload;
@@ -145,7 +157,7 @@ impl Moved {
             ("dma_bytes.block.in", self.dma_in * pages, dma.block.into),
             // How many headers there are is TCP's choice.
             ("dma_bytes.net.out", sent, dma.net.out.min(sent)),
-            ("lost_zero_copy_bytes", self.lost * payload, lost),
+            ("lost_zero_copy_bytes", self.lost * (payload + resent), lost),
         ]
         .map(|(field, expected, got)| Difference {
             method: None,
@@ -159,9 +171,11 @@ impl Moved {
 fn fields(
     share: &Share,
     payload: u64,
+    resent: u64,
     calls: u64,
     got: &MethodTotals,
 ) -> [(&'static str, u64, u64); 6] {
+    let later = share.in_kernel * share.zero_copy * resent;
     [
         ("calls", calls, got.calls),
         ("payload_bytes", share.payload * payload, got.payload_bytes),
@@ -178,7 +192,7 @@ fn fields(
         ),
         (
             "in_kernel.bytes",
-            share.in_kernel * payload,
+            share.in_kernel * payload + later,
             got.in_kernel.bytes,
         ),
     ]
@@ -226,7 +240,7 @@ mod tests {
     }
 
     fn differences(measured: &Counters) -> Vec<String> {
-        let differences = TRUTH.differences(PAYLOAD, &calls(), measured);
+        let differences = TRUTH.differences(PAYLOAD, 0, &calls(), measured);
         differences.iter().map(ToString::to_string).collect()
     }
 
@@ -295,7 +309,7 @@ mod tests {
             measured.dma_bytes.block.into = PAGE;
             measured.dma_bytes.net.out = PAYLOAD + 66;
             change(&mut measured);
-            let differences = truth.differences(PAYLOAD, &calls(), &measured);
+            let differences = truth.differences(PAYLOAD, 0, &calls(), &measured);
             let texts: Vec<_> = differences.iter().map(ToString::to_string).collect();
             texts.join("; ")
         };

@@ -3,12 +3,12 @@
 use std::{
     io,
     mem::MaybeUninit,
-    os::fd::{AsFd, AsRawFd, RawFd},
+    os::fd::{AsRawFd, RawFd},
     ptr,
 };
 
 use super::{
-    Error, hardware,
+    Error,
     mmap_write::Mapping,
     transfer::{Calls, Flow, Transfer, moved},
 };
@@ -41,9 +41,25 @@ impl Transfer for ZerocopySend {
             rest = &rest[sent..];
             Ok(sent)
         })?;
-        // What is copied for the receiver is copied when it arrives.
-        hardware::drain(flow.sink.as_fd())?;
+        hang_up(sink, &mut calls)?;
         Ok(calls)
+    }
+}
+
+/// What is copied for the receiver is copied when it arrives, so this waits until it has everything
+/// and hangs up too. poll would not do: what the kernel has let go of wakes it as an error does.
+fn hang_up(socket: RawFd, calls: &mut Calls) -> Result<(), Error> {
+    // SAFETY: no memory is passed.
+    if unsafe { libc::shutdown(socket, libc::SHUT_WR) } != 0 {
+        return Err(Error::last("shutdown"));
+    }
+    let mut byte = 0u8;
+    // SAFETY: room for one byte.
+    let end = unsafe { libc::recv(socket, (&raw mut byte).cast(), 1, 0) };
+    calls.add(Method::Recv, 1);
+    match end {
+        0 => Ok(()),
+        _ => Err(Error::last("recv")),
     }
 }
 

@@ -39,7 +39,12 @@ pub struct Row {
 impl Row {
     pub fn new(scenario: &Scenario, plan: &Plan, run: Run, evidence: Evidence) -> Self {
         let differences = |truth: &Truth| -> Vec<Difference> {
-            let mut found = truth.differences(plan.payload(), &run.report.calls, &run.measured);
+            let mut found = truth.differences(
+                plan.payload(),
+                run.report.resent,
+                &run.report.calls,
+                &run.measured,
+            );
             if evidence == Evidence::Derived {
                 // Nothing but these is known.
                 found.retain(|difference| ["calls", "payload_bytes"].contains(&difference.field));
