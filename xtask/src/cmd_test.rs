@@ -30,7 +30,7 @@ pub struct Arguments {
     tests: Vec<String>,
 }
 
-const TIMEOUT: Duration = Duration::from_mins(20);
+const TIMEOUT: Duration = Duration::from_mins(30);
 
 /// Steps that are cargo commands: all at one profile, so that they share what they build.
 const CARGO_STEPS: [&[&str]; 3] = [
