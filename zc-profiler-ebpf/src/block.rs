@@ -8,6 +8,7 @@ use aya_ebpf::{
 use zc_profiler_ebpf::{ABSENT, Device, Flow};
 
 use crate::{
+    call::program_anywhere,
     kernel::{Task, field, in_interrupt, layout},
     process, writeback,
 };
@@ -20,15 +21,13 @@ const REQ_OP_WRITE: u32 = 1;
 #[map]
 static PIO_DISKS: HashMap<u32, u8> = HashMap::with_max_entries(64, 0);
 
-/// Tracepoint `block:block_bio_queue(struct bio *bio)`, from 5.11 on.
-///
-/// Counts what is asked of disks that have a device behind them, which loop, dm, md, zram and ram
-/// have not, and charges the task that asks; of pages of a file, whoever wrote to it last. Without
-/// it, DMA of disks is not counted.
-#[btf_tracepoint(function = "block_bio_queue")]
-pub fn block_bio_queue(ctx: BtfTracePointContext) -> i32 {
-    queued(ctx.arg(0));
-    0
+program_anywhere! { btf_tracepoint BtfTracePointContext,
+    /// Tracepoint `block:block_bio_queue(struct bio *bio)`, from 5.11 on.
+    ///
+    /// Counts what is asked of disks that have a device behind them, which loop, dm, md, zram and ram
+    /// have not, and charges the task that asks; of pages of a file, whoever wrote to it last. Without
+    /// it, DMA of disks is not counted.
+    block_bio_queue, "block_bio_queue", |ctx| queued(ctx.arg(0))
 }
 
 /// The same with `struct request_queue *q` first, before 5.11.

@@ -5,13 +5,13 @@
 //! plain additions are exact: whoever runs in between puts back what it found. Interrupts never
 //! touch it.
 //!
-//! The kernel skips a trampoline's program (from 5.12 on) while another run of the same program is
-//! under way on the same CPU. Where tasks can be preempted inside programs, one that is preempted
-//! there makes the kernel skip everybody else's runs on that CPU until it goes on, for a whole time
-//! slice. So on such kernels each program is attached twice, under two names: [`program!`]'s double
-//! runs behind it and takes the event over if the first one was skipped. Only if two tasks at once are
-//! preempted, in the program and in its double, is an event lost; the kernel counts the skipped runs,
-//! and user space exports them.
+//! The kernel skips a trampoline's program (from 5.12 on) and a tracepoint's while another run of the
+//! same program is under way on the same CPU. Where tasks can be preempted inside programs, one that
+//! is preempted there makes the kernel skip everybody else's runs on that CPU until it goes on, for a
+//! whole time slice. So on such kernels each program that runs in tasks is attached twice, under two
+//! names: [`program!`]'s double runs behind it and takes the event over if the first one was skipped.
+//! Only if two tasks at once are preempted, in the program and in its double, is an event lost; the
+//! kernel counts the skipped runs, and user space exports them.
 
 use aya_ebpf::{
     macros::map,
@@ -20,7 +20,7 @@ use aya_ebpf::{
 use zc_profiler_ebpf::{Call, Direction, Dropped};
 
 use crate::{
-    kernel::layout,
+    kernel::{in_interrupt, layout},
     process::{add, dropped},
 };
 
@@ -130,6 +130,36 @@ pub fn was_served(program: u64) -> bool {
     current().is_some_and(|call| take_number(&mut call.served) == program)
 }
 
+/// What [`served`] is to programs that also run in interrupts, for those.
+#[map]
+static SERVED_IN_INTERRUPT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The same for a program that may run in an interrupt, which must leave the task's word alone.
+#[inline(always)]
+pub fn served_anywhere(program: u64) {
+    if layout!(preemptible) == 0 {
+        return;
+    }
+    if !in_interrupt() {
+        served(program);
+    } else if let Some(served) = SERVED_IN_INTERRUPT.get_ptr_mut(0) {
+        // SAFETY: this CPU's value.
+        unsafe { served.write_volatile(program) }
+    }
+}
+
+/// The same for a program that may run in an interrupt.
+#[inline(always)]
+pub fn was_served_anywhere(program: u64) -> bool {
+    if !in_interrupt() {
+        return was_served(program);
+    }
+    // SAFETY: this CPU's value, and such interrupts do not interrupt each other.
+    SERVED_IN_INTERRUPT
+        .get_ptr_mut(0)
+        .is_some_and(|served| take_number(unsafe { &mut *served }) == program)
+}
+
 /// A number of a program's own, not 0 (FNV-1a).
 pub const fn number_of(program: &str) -> u64 {
     let bytes = program.as_bytes();
@@ -207,7 +237,7 @@ pub fn switch(previous: u32, next: u32) {
 /// attached first, for the kernel runs the newest first.
 macro_rules! program {
     ($($program:tt)*) => {
-        $crate::call::doubled! { fexit FExitContext $($program)* }
+        $crate::call::doubled! { fexit FExitContext served was_served $($program)* }
     };
 }
 pub(crate) use program;
@@ -215,28 +245,45 @@ pub(crate) use program;
 /// The same at a function's entry.
 macro_rules! entry_program {
     ($($program:tt)*) => {
-        $crate::call::doubled! { fentry FEntryContext $($program)* }
+        $crate::call::doubled! { fentry FEntryContext served was_served $($program)* }
     };
 }
 pub(crate) use entry_program;
 
+/// The same at a tracepoint; its double must be attached last, for here the kernel runs the oldest
+/// first.
+macro_rules! tracepoint_program {
+    ($($program:tt)*) => {
+        $crate::call::doubled! { btf_tracepoint BtfTracePointContext served was_served $($program)* }
+    };
+}
+pub(crate) use tracepoint_program;
+
+/// The same for what also runs in interrupts.
+macro_rules! program_anywhere {
+    ($kind:ident $context:ident, $($program:tt)*) => {
+        $crate::call::doubled! { $kind $context served_anywhere was_served_anywhere $($program)* }
+    };
+}
+pub(crate) use program_anywhere;
+
 macro_rules! doubled {
     (
-        $kind:ident $context:ident
+        $kind:ident $context:ident $served:ident $was_served:ident
         $(#[$doc:meta])* $name:ident, $function:literal, |$ctx:ident| $body:expr
     ) => {
         $(#[$doc])*
         #[aya_ebpf::macros::$kind(function = $function)]
         pub fn $name($ctx: aya_ebpf::programs::$context) -> i32 {
             $body;
-            $crate::call::served(const { $crate::call::number_of(stringify!($name)) });
+            $crate::call::$served(const { $crate::call::number_of(stringify!($name)) });
             0
         }
 
         #[doc = concat!("The double of [`", stringify!($name), "`].")]
         #[aya_ebpf::macros::$kind(function = $function)]
         pub fn ${concat($name, _again)}($ctx: aya_ebpf::programs::$context) -> i32 {
-            if !$crate::call::was_served(const { $crate::call::number_of(stringify!($name)) }) {
+            if !$crate::call::$was_served(const { $crate::call::number_of(stringify!($name)) }) {
                 $body;
             }
             0

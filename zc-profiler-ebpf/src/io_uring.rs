@@ -2,11 +2,10 @@
 //! polls the submission queue, or on the way back to user mode from anything: so the request itself
 //! is marked, and what it copies goes to its task's process at once, never into an open call.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use zc_profiler_ebpf::{Method, MethodCounters};
 
 use crate::{
-    call::{self, entry_program, program},
+    call::{self, entry_program, program, tracepoint_program},
     kernel::{Task, field, layout, probe},
     process::{self, add},
 };
@@ -96,23 +95,21 @@ fn end_request() {
     }
 }
 
-/// Tracepoint `io_uring:io_uring_complete(void *ctx, void *req, u64 user_data, int res, unsigned
-/// cflags, u64 extra1, u64 extra2)`, 5.19 to 6.14; before, it does not name the request.
-///
-/// Counts the bytes that completions report. Completions after a request's first (multishot) name
-/// no request and are left out. Without it, `io_uring` shows no payload.
-#[btf_tracepoint(function = "io_uring_complete")]
-pub fn io_uring_complete(ctx: BtfTracePointContext) -> i32 {
-    completed(ctx.arg(1), ctx.arg(3));
-    0
+tracepoint_program! {
+    /// Tracepoint `io_uring:io_uring_complete(void *ctx, void *req, u64 user_data, int res, unsigned
+    /// cflags, u64 extra1, u64 extra2)`, 5.19 to 6.14; before, it does not name the request.
+    ///
+    /// Counts the bytes that completions report. Completions after a request's first (multishot) name
+    /// no request and are left out. Without it, `io_uring` shows no payload.
+    io_uring_complete, "io_uring_complete", |ctx| completed(ctx.arg(1), ctx.arg(3))
 }
 
-/// Tracepoint `io_uring:io_uring_complete(struct io_ring_ctx *ctx, void *req, struct io_uring_cqe
-/// *cqe)`, from 6.15 on.
-#[btf_tracepoint(function = "io_uring_complete")]
-pub fn io_uring_complete_cqe(ctx: BtfTracePointContext) -> i32 {
-    completed(ctx.arg(1), field(ctx.arg(2), layout!(io_uring_cqe_res)));
-    0
+tracepoint_program! {
+    /// Tracepoint `io_uring:io_uring_complete(struct io_ring_ctx *ctx, void *req, struct io_uring_cqe
+    /// *cqe)`, from 6.15 on.
+    io_uring_complete_cqe, "io_uring_complete", |ctx| {
+        completed(ctx.arg(1), field(ctx.arg(2), layout!(io_uring_cqe_res)));
+    }
 }
 
 #[inline(always)]

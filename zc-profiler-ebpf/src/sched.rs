@@ -4,7 +4,7 @@ use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointConte
 use aya_log_ebpf::debug;
 
 use crate::{
-    call,
+    call::{self, tracepoint_program},
     kernel::{Task, layout},
     process::{self, add},
 };
@@ -59,49 +59,49 @@ fn switch(ctx: &BtfTracePointContext, state: u32) {
     }
 }
 
-/// Tracepoint `sched:sched_process_fork(struct task_struct *parent, struct task_struct *child)`,
-/// on all kernels.
-///
-/// Under a filter, a child of a counted process is counted from its first instruction on. Without
-/// it, `stat` would see the command itself only.
-#[btf_tracepoint(function = "sched_process_fork")]
-pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
-    let parent = Task::from_argument(ctx.arg(0));
-    let child = Task::from_argument(ctx.arg(1));
-    if layout!(filtered) != 0 && process::existing(parent).is_some() {
-        let key = child.process();
-        process::create(&key, child);
-        debug!(&ctx, "following {} from {}", key.pid, ctx.tgid());
+tracepoint_program! {
+    /// Tracepoint `sched:sched_process_fork(struct task_struct *parent, struct task_struct *child)`,
+    /// on all kernels.
+    ///
+    /// Under a filter, a child of a counted process is counted from its first instruction on. Without
+    /// it, `stat` would see the command itself only.
+    sched_process_fork, "sched_process_fork", |ctx| {
+        let parent = Task::from_argument(ctx.arg(0));
+        let child = Task::from_argument(ctx.arg(1));
+        if layout!(filtered) != 0 && process::existing(parent).is_some() {
+            let key = child.process();
+            process::create(&key, child);
+            debug!(&ctx, "following {} from {}", key.pid, ctx.tgid());
+        }
     }
-    0
 }
 
-/// Tracepoint `task:task_rename(struct task_struct *task, const char *comm)`, on all kernels.
-///
-/// Keeps a process's command name: exec and prctl both come here. Without it a process keeps the
-/// name it had at its first event.
-#[btf_tracepoint(function = "task_rename")]
-pub fn task_rename(ctx: BtfTracePointContext) -> i32 {
-    let task = Task::from_argument(ctx.arg(0));
-    if task.is(task.leader())
-        && let Some(entry) = process::existing(task)
-    {
-        entry.set_comm(ctx.arg(1));
+tracepoint_program! {
+    /// Tracepoint `task:task_rename(struct task_struct *task, const char *comm)`, on all kernels.
+    ///
+    /// Keeps a process's command name: exec and prctl both come here. Without it a process keeps the
+    /// name it had at its first event.
+    task_rename, "task_rename", |ctx| {
+        let task = Task::from_argument(ctx.arg(0));
+        if task.is(task.leader())
+            && let Some(entry) = process::existing(task)
+        {
+            entry.set_comm(ctx.arg(1));
+        }
     }
-    0
 }
 
-/// Tracepoint `cgroup:cgroup_attach_task(struct cgroup *dst_cgrp, const char *path, struct task_struct
-/// *task, bool threadgroup)`, on all kernels.
-///
-/// Keeps a process's cgroup: managers and runtimes move a child into its own after they have made it.
-/// Without it, a process keeps the cgroup that it had at its first event.
-#[btf_tracepoint(function = "cgroup_attach_task")]
-pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
-    // By now it is there, in whatever hierarchy this is.
-    let task = Task::from_argument(ctx.arg(2));
-    if let Some(entry) = process::existing(task) {
-        entry.set_cgroup(task.leader());
+tracepoint_program! {
+    /// Tracepoint `cgroup:cgroup_attach_task(struct cgroup *dst_cgrp, const char *path, struct
+    /// task_struct *task, bool threadgroup)`, on all kernels.
+    ///
+    /// Keeps a process's cgroup: managers and runtimes move a child into its own after they have made
+    /// it. Without it, a process keeps the cgroup that it had at its first event.
+    cgroup_attach_task, "cgroup_attach_task", |ctx| {
+        // By now it is there, in whatever hierarchy this is.
+        let task = Task::from_argument(ctx.arg(2));
+        if let Some(entry) = process::existing(task) {
+            entry.set_cgroup(task.leader());
+        }
     }
-    0
 }

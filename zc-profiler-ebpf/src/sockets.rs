@@ -4,13 +4,14 @@
 //! another. So they belong to the socket: to the process that used it last, else to the kernel.
 
 use aya_ebpf::{
-    macros::{fentry, fexit, kprobe, map},
+    macros::{kprobe, map},
     maps::{HashMap, PerCpuArray},
-    programs::{FEntryContext, FExitContext, ProbeContext},
+    programs::ProbeContext,
 };
 use zc_profiler_ebpf::{Direction, Dropped, Lost, Method, Owner, ProcessKey};
 
 use crate::{
+    call::{entry_program, program_anywhere},
     copies,
     kernel::{Structure, Task, Typed, Untyped, field, in_interrupt, layout, probe},
     process::{self, Entry},
@@ -94,13 +95,11 @@ fn remember(socket: u64, used: Use) {
 
 macro_rules! uses {
     ($($name:ident $function:literal $used:ident;)*) => {$(
-        #[doc = concat!("Entry of `", $function, "(struct sock *sk, ...)`.")]
-        ///
-        /// Notes whose socket it is. Without it, work for it in interrupts is charged to the kernel.
-        #[fentry(function = $function)]
-        pub fn $name(ctx: FEntryContext) -> i32 {
-            remember(ctx.arg(0), Use::$used);
-            0
+        entry_program! {
+            #[doc = concat!("Entry of `", $function, "(struct sock *sk, ...)`.")]
+            ///
+            /// Notes whose socket it is. Without it, work for it in interrupts is charged to the kernel.
+            $name, $function, |ctx| remember(ctx.arg(0), Use::$used)
         }
 
         #[doc = concat!("The same by kprobe, for [`", stringify!($name), "`].")]
@@ -122,14 +121,14 @@ uses! {
     owner_udpv6_send "udpv6_sendmsg" Send;
 }
 
-/// `void inet_sock_destruct(struct sock *sk)`, on all kernels.
-///
-/// Forgets whose socket it was. Without it, the map fills up and a new socket at the same address is
-/// charged to the old one's process until it is used.
-#[fentry(function = "inet_sock_destruct")]
-pub fn owner_gone(ctx: FEntryContext) -> i32 {
-    let _ = SOCKETS.remove(ctx.arg::<u64>(0));
-    0
+program_anywhere! { fentry FEntryContext,
+    /// `void inet_sock_destruct(struct sock *sk)`, on all kernels.
+    ///
+    /// Forgets whose socket it was. Without it, the map fills up and a new socket at the same address is
+    /// charged to the old one's process until it is used.
+    owner_gone, "inet_sock_destruct", |ctx| {
+        let _ = SOCKETS.remove(ctx.arg::<u64>(0));
+    }
 }
 
 /// The same by kprobe.
@@ -189,50 +188,53 @@ fn copied(socket: u64, used: Use, bytes: i64, lost: Option<Lost>) {
     }
 }
 
-/// `bool skb_try_coalesce(struct sk_buff *to, struct sk_buff *from, bool *fragstolen, int
-/// *delta_truesize)`, on all kernels.
-///
-/// Notes to which receiver's queue the copy inside belongs. Without it, such copies are charged to
-/// the kernel.
-#[fentry(function = "skb_try_coalesce")]
-pub fn skb_try_coalesce(ctx: FEntryContext) -> i32 {
-    let (to, from): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(1));
-    let length: u32 = field(from, layout!(skb_len));
-    let tail: u32 = field(to, layout!(skb_tail));
-    let end: u32 = field(to, layout!(skb_end));
-    let paged: u32 = field(to, layout!(skb_data_len));
-    // Otherwise pages change hands, and nothing is copied.
-    if paged == 0
-        && u64::from(tail) + u64::from(length) <= u64::from(end)
-        && let Some(slot) = COALESCING.get_ptr_mut(0)
-    {
-        let head: u64 = field(to, layout!(skb_head));
-        let socket: u64 = field(to, layout!(skb_sk));
-        // SAFETY: this CPU's value; the copy follows at once, with bottom halves off.
-        unsafe {
-            (*slot).from = ctx.arg(1);
-            (*slot).to = head + u64::from(tail);
-            (*slot).socket = socket;
+program_anywhere! { fentry FEntryContext,
+    /// `bool skb_try_coalesce(struct sk_buff *to, struct sk_buff *from, bool *fragstolen, int
+    /// *delta_truesize)`, on all kernels.
+    ///
+    /// Notes to which receiver's queue the copy inside belongs. Without it, such copies are charged to
+    /// the kernel.
+    skb_try_coalesce, "skb_try_coalesce", |ctx| {
+        let (to, from): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(1));
+        let length: u32 = field(from, layout!(skb_len));
+        let tail: u32 = field(to, layout!(skb_tail));
+        let end: u32 = field(to, layout!(skb_end));
+        let paged: u32 = field(to, layout!(skb_data_len));
+        // Otherwise pages change hands, and nothing is copied.
+        if paged == 0
+            && u64::from(tail) + u64::from(length) <= u64::from(end)
+            && let Some(slot) = COALESCING.get_ptr_mut(0)
+        {
+            let head: u64 = field(to, layout!(skb_head));
+            let socket: u64 = field(to, layout!(skb_sk));
+            // SAFETY: this CPU's value; the copy follows at once, with bottom halves off.
+            unsafe {
+                (*slot).from = ctx.arg(1);
+                (*slot).to = head + u64::from(tail);
+                (*slot).socket = socket;
+            }
         }
     }
-    0
 }
 
-/// `int skb_copy_bits(const struct sk_buff *skb, int offset, void *to, int len)`, on all kernels.
-///
-/// Counts copies between socket buffers: segmentation in software, coalescing, header pulls.
-/// Without it, those are not counted.
-#[fexit(function = "skb_copy_bits")]
-pub fn skb_copy_bits(ctx: FExitContext) -> i32 {
-    if ctx.arg::<i32>(4) != 0 {
-        return 0;
+program_anywhere! { fexit FExitContext,
+    /// `int skb_copy_bits(const struct sk_buff *skb, int offset, void *to, int len)`, on all kernels.
+    ///
+    /// Counts copies between socket buffers: segmentation in software, coalescing, header pulls.
+    /// Without it, those are not counted.
+    skb_copy_bits, "skb_copy_bits", |ctx| {
+        if ctx.arg::<i32>(4) == 0 {
+            coalesced_or_split(ctx.arg(0), ctx.arg(2), i64::from(ctx.arg::<i32>(3)));
+        }
     }
-    let bytes = i64::from(ctx.arg::<i32>(3));
-    let (from, to): (u64, u64) = (ctx.arg(0), ctx.arg(2));
+}
+
+#[inline(always)]
+fn coalesced_or_split(from: *const u8, to: u64, bytes: i64) {
     if let Some(slot) = COALESCING.get_ptr_mut(0) {
         // SAFETY: this CPU's value.
         let socket = unsafe {
-            if (*slot).from == from && (*slot).to == to {
+            if (*slot).from == from as u64 && (*slot).to == to {
                 (*slot).from = 0;
                 (*slot).socket
             } else {
@@ -241,22 +243,21 @@ pub fn skb_copy_bits(ctx: FExitContext) -> i32 {
         };
         if socket != 0 {
             copied(socket, Use::Receive, bytes, None);
-            return 0;
+            return;
         }
     }
-    between_buffers(Typed(ctx.arg(0)), bytes);
-    0
+    between_buffers(Typed(from), bytes);
 }
 
-/// `__wsum skb_copy_and_csum_bits(const struct sk_buff *skb, int offset, u8 *to, int len)`, on all
-/// kernels, before 5.11 with `__wsum csum`; it cannot fail.
-///
-/// Counts what `skb_copy_bits` does for devices that cannot checksum either. Without it, their
-/// segmentation is not counted.
-#[fentry(function = "skb_copy_and_csum_bits")]
-pub fn skb_copy_and_csum_bits(ctx: FEntryContext) -> i32 {
-    between_buffers(Typed(ctx.arg(0)), i64::from(ctx.arg::<i32>(3)));
-    0
+program_anywhere! { fentry FEntryContext,
+    /// `__wsum skb_copy_and_csum_bits(const struct sk_buff *skb, int offset, u8 *to, int len)`, on all
+    /// kernels, before 5.11 with `__wsum csum`; it cannot fail.
+    ///
+    /// Counts what `skb_copy_bits` does for devices that cannot checksum either. Without it, their
+    /// segmentation is not counted.
+    skb_copy_and_csum_bits, "skb_copy_and_csum_bits", |ctx| {
+        between_buffers(Typed(ctx.arg(0)), i64::from(ctx.arg::<i32>(3)));
+    }
 }
 
 /// The same by kprobe.
@@ -294,15 +295,15 @@ fn shared_info(skb: impl Structure) -> u64 {
     head + u64::from(end)
 }
 
-/// `int skb_copy_ubufs(struct sk_buff *skb, gfp_t gfp_mask)`, on all kernels; at entry, since the
-/// function replaces what it copies.
-///
-/// Counts the copy that `MSG_ZEROCOPY` data suffers when it is delivered locally. Without it, such
-/// sends look cheaper than they are.
-#[fentry(function = "skb_copy_ubufs")]
-pub fn skb_copy_ubufs(ctx: FEntryContext) -> i32 {
-    made_private(Typed(ctx.arg(0)));
-    0
+program_anywhere! { fentry FEntryContext,
+    /// `int skb_copy_ubufs(struct sk_buff *skb, gfp_t gfp_mask)`, on all kernels; at entry, since the
+    /// function replaces what it copies.
+    ///
+    /// Counts the copy that `MSG_ZEROCOPY` data suffers when it is delivered locally. Without it, such
+    /// sends look cheaper than they are.
+    skb_copy_ubufs, "skb_copy_ubufs", |ctx| {
+        made_private(Typed(ctx.arg(0)));
+    }
 }
 
 /// The same by kprobe.

@@ -4,11 +4,10 @@
 //! Each counts the call and its payload, and gives the copies made inside to the process. Without
 //! one, copies inside that call are still counted, but neither calls nor payload are.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use zc_profiler_ebpf::{Direction, Lost, Method, NO_PAYLOAD};
 
 use crate::{
-    call::{self, program},
+    call::{self, program, tracepoint_program},
     kernel::{Task, field, layout},
     process::{self, add},
 };
@@ -70,15 +69,13 @@ exits! {
     sys_io_uring_enter "__x64_sys_io_uring_enter" IoUring Nothing;
 }
 
-/// Tracepoint `raw_syscalls:sys_exit(struct pt_regs *regs, long ret)`, on all kernels.
-///
-/// Stands in where no function can be hooked: counts calls and payload of all methods, and derives
-/// what they copied from what they returned. It makes every system call of every task slower, so it
-/// is used only there. Without it nothing is left.
-#[btf_tracepoint(function = "sys_exit")]
-pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
-    derive(field(ctx.arg(0), layout!(regs_orig_ax)), ctx.arg(1));
-    0
+tracepoint_program! {
+    /// Tracepoint `raw_syscalls:sys_exit(struct pt_regs *regs, long ret)`, on all kernels.
+    ///
+    /// Stands in where no function can be hooked: counts calls and payload of all methods, and derives
+    /// what they copied from what they returned. It makes every system call of every task slower, so it
+    /// is used only there. Without it nothing is left.
+    sys_exit, "sys_exit", |ctx| derive(field(ctx.arg(0), layout!(regs_orig_ax)), ctx.arg(1))
 }
 
 #[inline(always)]

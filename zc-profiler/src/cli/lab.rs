@@ -156,9 +156,9 @@ fn drive(args: &LabArgs, options: Options, signals: &Signals) -> anyhow::Result<
     if let Some(path) = &args.json {
         json::write(&document, path)?;
     }
-    for (reason, count) in profiler.snapshot()?.dropped {
+    for (reason, count) in profiler.snapshot()?.losses() {
         if count > 0 {
-            say(&format!("lab: {count} dropped: {}\n", reason.name()));
+            say(&format!("lab: {count} dropped: {reason}\n"));
         }
     }
     match shown {

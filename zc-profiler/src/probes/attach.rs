@@ -168,19 +168,24 @@ impl Plan<'_> {
 
     fn attach_form(&self, ebpf: &mut Ebpf, form: &Form) -> Result<(), ProgramError> {
         let double = double(form.program);
-        // The double first: the kernel runs the newest first.
+        let mut names = vec![form.program];
         if self.layout.preemptible != 0 && ebpf.program(&double).is_some() {
-            self.attach_program(ebpf, form, &double)?;
+            // The double must run last: tracepoints run the oldest first, trampolines the newest.
+            match form.attach {
+                Attach::Tracepoint => names.push(&double),
+                _ => names.insert(0, &double),
+            }
         }
-        self.attach_program(ebpf, form, form.program)
-            .inspect_err(|_| {
-                // A double alone would count what is shown as lost.
-                match ebpf.program_mut(&double) {
-                    Some(Program::FEntry(double)) => _ = double.unload(),
-                    Some(Program::FExit(double)) => _ = double.unload(),
-                    _ => {}
+        for name in &names {
+            if let Err(error) = self.attach_program(ebpf, form, name) {
+                // One alone would count what is shown as lost.
+                for name in names {
+                    unload(ebpf, name);
                 }
-            })
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     fn attach_program(&self, ebpf: &mut Ebpf, form: &Form, name: &str) -> Result<(), ProgramError> {
@@ -245,6 +250,17 @@ fn with_reasons(mut derived: Vec<Status>, measured: &[Status]) -> Vec<Status> {
         }
     }
     derived
+}
+
+/// Detaches a program, if it was attached.
+fn unload(ebpf: &mut Ebpf, name: &str) {
+    // Not loaded is as good.
+    match ebpf.program_mut(name) {
+        Some(Program::FEntry(program)) => _ = program.unload(),
+        Some(Program::FExit(program)) => _ = program.unload(),
+        Some(Program::BtfTracePoint(program)) => _ = program.unload(),
+        _ => {}
+    }
 }
 
 /// The program that takes over where the kernel skips one (see the programs' module `call`).
