@@ -4,7 +4,7 @@ use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointConte
 use aya_log_ebpf::debug;
 
 use crate::{
-    call,
+    call, filter,
     kernel::{Task, layout},
     process::{self, add},
 };
@@ -68,7 +68,9 @@ fn switch(ctx: &BtfTracePointContext, state: u32) {
 pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     let parent = Task::from_argument(ctx.arg(0));
     let child = Task::from_argument(ctx.arg(1));
-    if layout!(filtered) != 0 && process::existing(parent).is_some() {
+    if layout!(filtered) != 0
+        && (process::existing(parent).is_some() || filter::wants_cgroup_of(child))
+    {
         let key = child.process();
         process::create(&key, child);
         debug!(&ctx, "following {} from {}", key.pid, ctx.tgid());
@@ -78,15 +80,21 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
 
 /// Tracepoint `task:task_rename(struct task_struct *task, const char *comm)`, on all kernels.
 ///
-/// Keeps a process's command name: exec and prctl both come here. Without it a process keeps the
-/// name it had at its first event.
+/// Keeps a process's command name: exec and prctl both come here; a filter by name lets it in. Without
+/// it a process keeps the name it had at its first event.
 #[btf_tracepoint(function = "task_rename")]
 pub fn task_rename(ctx: BtfTracePointContext) -> i32 {
     let task = Task::from_argument(ctx.arg(0));
-    if task.is(task.leader())
-        && let Some(entry) = process::existing(task)
-    {
-        entry.set_comm(ctx.arg(1));
+    if !task.is(task.leader()) {
+        return 0;
+    }
+    let comm: *const u8 = ctx.arg(1);
+    let mut entry = process::existing(task);
+    if entry.is_none() && layout!(filtered) != 0 && filter::wants_comm(comm) {
+        entry = process::create(&task.process(), task);
+    }
+    if let Some(entry) = entry {
+        entry.set_comm(comm);
     }
     0
 }
@@ -102,6 +110,8 @@ pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
     let task = Task::from_argument(ctx.arg(2));
     if let Some(entry) = process::existing(task) {
         entry.set_cgroup(task.leader());
+    } else if layout!(filtered) != 0 && filter::wants_cgroup_of(task) {
+        process::create(&task.process(), task);
     }
     0
 }
