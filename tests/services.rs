@@ -267,3 +267,110 @@ fn the_configuration_is_checked() {
         format!("zc-profiler: {file}:2: max_groups must be a number from 1 on\n")
     );
 }
+
+/// Reads the source under each of some circumstances, and says what a filtered agent counted of it.
+fn filtered(options: &[&str], work: impl FnOnce(&str)) -> f64 {
+    let server = Server::start_with(&[options, &["--group-by", "comm"]].concat());
+    let source = source("filter-source");
+    work(&source);
+    let samples = server.samples();
+    fs::remove_file(source).expect("unlink");
+    let counted = samples.iter().filter(|(series, _)| {
+        series.starts_with("zc_payload_bytes_total{comm=\"head") && series.contains("\"read\"")
+    });
+    counted.map(|(_, bytes)| bytes).sum()
+}
+
+fn head(source: &str, program: impl AsRef<std::ffi::OsStr>) {
+    let status = Command::new(program)
+        .args(["-c", "300000", source])
+        .stdout(Stdio::null())
+        .status();
+    assert!(status.expect("head").success());
+}
+
+#[test]
+fn filters_let_in_whom_they_name_and_nobody_else() {
+    // What the libraries' headers add to each.
+    let once = filtered(&[], |source| head(source, "head"));
+    let arguments = |source: &str| ["-c".to_owned(), "300000".to_owned(), source.to_owned()];
+    let dir = tempfile::tempdir().expect("tempdir");
+    let named = dir.path().join("head-by-name");
+    symlink("/usr/bin/head", &named).expect("symlink");
+    let by_comm = filtered(&["--comm", "head-by-name"], |source| {
+        head(source, "head");
+        head(source, &named);
+    });
+    // It comes in by exec: what its parent's copy did before is not its own.
+    assert!(
+        by_comm >= f64::from(BYTES) && by_comm <= once,
+        "{by_comm} of {once}"
+    );
+
+    let unit = Cgroup::new("system.slice/zc-filter.service");
+    let below = Cgroup::new("zc-filter/below");
+    for options in [["--unit", "zc-filter.service"], ["--cgroup", "/zc-filter"]] {
+        let counted = filtered(&options, |source| {
+            let text = arguments(source);
+            let text: Vec<_> = text.iter().map(String::as_str).collect();
+            head(source, "head");
+            let inside = if options[0] == "--unit" {
+                &unit
+            } else {
+                &below
+            };
+            inside.run("head", &text);
+            // One that is made later, and a child.
+            let later = Cgroup(inside.0.join("later"));
+            fs::create_dir(&later.0).expect("mkdir");
+            later.run("sh", &["-c", &format!("head -c 300000 {source}; true")]);
+        });
+        assert!(
+            exact(counted, 2.0 * once),
+            "{options:?}: {counted} is not twice {once}"
+        );
+    }
+    drop(unit);
+    let counted = filtered(&["--unit", "zc-filter.service"], |source| {
+        let text = arguments(source);
+        let text: Vec<_> = text.iter().map(String::as_str).collect();
+        Cgroup::new("system.slice/zc-filter.service").run("head", &text);
+    });
+    assert!(
+        exact(counted, once),
+        "a unit that starts later: {counted} is not {once}"
+    );
+
+    let child = Child::stopped_before(|| {
+        let source = "/lab/filter-source";
+        head(source, "head");
+    });
+    child.wait_stopped();
+    let counted = filtered(&["--pid", &child.pid.to_string()], |source| {
+        head(source, "head");
+        child.go_on();
+        child.wait_stopped();
+    });
+    child.go_on();
+    child.wait_exited();
+    assert!(
+        exact(counted, once),
+        "a child of a process: {counted} is not {once}"
+    );
+}
+
+#[test]
+fn a_filter_of_what_is_not_there_is_one_line() {
+    for (option, value, complaint) in [
+        ("--pid", "4194303", "--pid 4194303: no such process"),
+        ("--cgroup", "/none", "--cgroup /none: no such cgroup"),
+    ] {
+        let output = Command::new(crate::command_line::PROGRAM)
+            .args(["serve", "--listen", "127.0.0.1:0", option, value])
+            .output()
+            .expect("serve");
+        assert!(!output.status.success());
+        let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(stderr, format!("zc-profiler: {complaint}\n"));
+    }
+}

@@ -207,6 +207,51 @@ impl Task {
     }
 }
 
+/// A `struct cgroup`.
+#[derive(Clone, Copy)]
+pub struct Cgroup(Task);
+
+impl Cgroup {
+    /// `cgroup` is an argument that the kernel declares as `struct cgroup *`.
+    #[inline(always)]
+    pub const fn from_argument(cgroup: *const u8) -> Self {
+        Self(Task(cgroup))
+    }
+
+    /// Cgroups of other hierarchies have the same ids.
+    #[inline(always)]
+    pub fn in_default_hierarchy(self) -> bool {
+        let root: u64 = self.0.read(layout!(cgroup_root));
+        let hierarchy: u32 = Task(root as *const u8).read(layout!(cgroup_root_hierarchy_id));
+        hierarchy == 0
+    }
+
+    #[inline(always)]
+    fn node(self) -> Task {
+        let node: u64 = self.0.read(layout!(cgroup_kn));
+        Task(node as *const u8)
+    }
+
+    #[inline(always)]
+    pub fn id(self) -> u64 {
+        self.node().read(layout!(kernfs_node_id))
+    }
+
+    /// The address of the last part of its path.
+    #[inline(always)]
+    pub fn name(self) -> *const u8 {
+        let name: u64 = self.node().read(layout!(kernfs_node_name));
+        name as *const u8
+    }
+
+    #[inline(always)]
+    pub fn parent(self) -> Self {
+        let state: u64 = self.0.read(layout!(cgroup_parent));
+        let cgroup: u64 = Task(state as *const u8).read(layout!(css_cgroup));
+        Self(Task(cgroup as *const u8))
+    }
+}
+
 /// Where a copy is charged.
 pub enum Context {
     /// In a system call whose exit program will collect it.

@@ -120,16 +120,19 @@ pub enum Dropped {
     /// Times a socket's owner could not be remembered, so that work done for it in interrupts is
     /// charged to the kernel.
     SocketMapFull,
+    /// Cgroups inside a wanted one that the filter had no room for.
+    FilterMapFull,
 }
 
 impl Dropped {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::ProcessMapFull,
         Self::CallMapFull,
         Self::UnknownIter,
         Self::UnknownIterBytes,
         Self::SocketMapFull,
+        Self::FilterMapFull,
     ];
 
     /// The value of the label `reason`.
@@ -141,6 +144,7 @@ impl Dropped {
             Self::UnknownIter => "unknown_iter",
             Self::UnknownIterBytes => "unknown_iter_bytes",
             Self::SocketMapFull => "socket_map_full",
+            Self::FilterMapFull => "filter_map_full",
         }
     }
 }
@@ -254,6 +258,9 @@ pub const TICK_NANOSECONDS: u64 = 10_000_000;
 
 /// Length of a task's command name, the terminating zero included (`TASK_COMM_LEN`).
 pub const COMM_LEN: usize = 16;
+
+/// Length of a unit's name in a filter, the terminating zero included.
+pub const UNIT_LEN: usize = 64;
 
 /// The counters of one process and method.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -441,6 +448,14 @@ pub struct KernelLayout {
     pub css_set_dfl_cgrp: u32,
     pub cgroup_kn: u32,
     pub kernfs_node_id: u32,
+    pub kernfs_node_name: u32,
+    /// `cgroup.self.parent`.
+    pub cgroup_parent: u32,
+    pub css_cgroup: u32,
+    pub cgroup_root: u32,
+    pub cgroup_root_hierarchy_id: u32,
+    /// Keeps the size a multiple of eight.
+    pub unused: u32,
     /// Whether the helper `bpf_get_current_task_btf` is there (5.11).
     pub has_task_btf: u32,
     /// Whether the helper `bpf_task_pt_regs` is there (5.15).
@@ -524,6 +539,12 @@ impl KernelLayout {
         css_set_dfl_cgrp: ABSENT,
         cgroup_kn: ABSENT,
         kernfs_node_id: ABSENT,
+        kernfs_node_name: ABSENT,
+        cgroup_parent: ABSENT,
+        css_cgroup: ABSENT,
+        cgroup_root: ABSENT,
+        cgroup_root_hierarchy_id: ABSENT,
+        unused: 0,
         has_task_btf: 0,
         has_task_pt_regs: 0,
         filtered: 0,

@@ -5,6 +5,7 @@ use aya_log_ebpf::debug;
 
 use crate::{
     call::{self, tracepoint_program},
+    filter,
     kernel::{Task, layout},
     process::{self, add},
 };
@@ -68,7 +69,9 @@ tracepoint_program! {
     sched_process_fork, "sched_process_fork", |ctx| {
         let parent = Task::from_argument(ctx.arg(0));
         let child = Task::from_argument(ctx.arg(1));
-        if layout!(filtered) != 0 && process::existing(parent).is_some() {
+        if layout!(filtered) != 0
+            && (process::existing(parent).is_some() || filter::wants_cgroup_of(child))
+        {
             let key = child.process();
             process::create(&key, child);
             debug!(&ctx, "following {} from {}", key.pid, ctx.tgid());
@@ -79,14 +82,19 @@ tracepoint_program! {
 tracepoint_program! {
     /// Tracepoint `task:task_rename(struct task_struct *task, const char *comm)`, on all kernels.
     ///
-    /// Keeps a process's command name: exec and prctl both come here. Without it a process keeps the
-    /// name it had at its first event.
+    /// Keeps a process's command name: exec and prctl both come here; a filter by name lets it in.
+    /// Without it a process keeps the name it had at its first event.
     task_rename, "task_rename", |ctx| {
         let task = Task::from_argument(ctx.arg(0));
-        if task.is(task.leader())
-            && let Some(entry) = process::existing(task)
-        {
-            entry.set_comm(ctx.arg(1));
+        if task.is(task.leader()) {
+            let comm: *const u8 = ctx.arg(1);
+            let mut entry = process::existing(task);
+            if entry.is_none() && layout!(filtered) != 0 && filter::wants_comm(comm) {
+                entry = process::create(&task.process(), task);
+            }
+            if let Some(entry) = entry {
+                entry.set_comm(comm);
+            }
         }
     }
 }
@@ -96,12 +104,15 @@ tracepoint_program! {
     /// task_struct *task, bool threadgroup)`, on all kernels.
     ///
     /// Keeps a process's cgroup: managers and runtimes move a child into its own after they have made
-    /// it. Without it, a process keeps the cgroup that it had at its first event.
+    /// it; a filter by cgroup lets it in. Without it, a process keeps the cgroup that it had at its
+    /// first event.
     cgroup_attach_task, "cgroup_attach_task", |ctx| {
         // By now it is there, in whatever hierarchy this is.
         let task = Task::from_argument(ctx.arg(2));
         if let Some(entry) = process::existing(task) {
             entry.set_cgroup(task.leader());
+        } else if layout!(filtered) != 0 && filter::wants_cgroup_of(task) {
+            process::create(&task.process(), task);
         }
     }
 }

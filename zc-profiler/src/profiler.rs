@@ -6,7 +6,7 @@ use crate::{
     calibration::{self, Meter, MeterError, Outcome, Plan, Presence},
     kernel::Environment,
     ledger::{self, Counters, Ledger, Process, Snapshot},
-    probes::{self, Evidence, Options, Probes, Scope, State, Status},
+    probes::{self, Evidence, Filter, Options, Probes, Scope, State, Status},
 };
 
 /// Counts from its making until it is dropped.
@@ -58,6 +58,15 @@ impl Profiler {
     /// If there is no such process, or no room for it.
     pub fn follow(&self, pid: u32) -> Result<(), Error> {
         Ok(self.ledger.follow(pid)?)
+    }
+
+    /// Counts whom the filter names, under [`Scope::Tree`].
+    ///
+    /// # Errors
+    ///
+    /// If something of it is not there, or there is no room.
+    pub fn admit(&mut self, filter: &Filter) -> Result<(), Error> {
+        Ok(self.probes.admit(filter, &self.ledger)?)
     }
 
     /// Moves known bytes and compares; keeps what came of it. To be called by the main thread.

@@ -13,7 +13,7 @@ use crate::{
     export::http,
     kernel,
     ledger::{GroupBy, Grouping},
-    probes::{Evidence, State},
+    probes::{Evidence, Filter, State},
 };
 
 /// How often room is made in the kernel's map, should nobody scrape.
@@ -44,6 +44,19 @@ pub struct Args {
     /// `grace_seconds`]
     #[arg(long, value_name = "SECONDS", env = "ZC_PROFILER_GRACE_SECONDS")]
     grace_seconds: Option<u64>,
+    /// Count only this process and its descendants; may be given again, as the other filters may, and
+    /// then each adds to what is counted
+    #[arg(long = "pid", value_name = "PID")]
+    pids: Vec<u32>,
+    /// Count only processes of this command name and their descendants
+    #[arg(long = "comm", value_name = "NAME")]
+    comms: Vec<String>,
+    /// Count only processes of this systemd unit, running or not, and their descendants
+    #[arg(long = "unit", value_name = "UNIT")]
+    units: Vec<String>,
+    /// Count only processes in this cgroup, in those inside it, and their descendants
+    #[arg(long = "cgroup", value_name = "PATH")]
+    cgroups: Vec<PathBuf>,
 }
 
 /// What holds.
@@ -57,6 +70,15 @@ impl Args {
     /// What holds now: reads the file.
     pub fn settings(&self) -> anyhow::Result<Settings> {
         Ok(self.over(config::File::read(self.config.as_deref())?))
+    }
+
+    fn filter(&self) -> Filter {
+        Filter {
+            pids: self.pids.clone(),
+            comms: self.comms.clone(),
+            units: self.units.clone(),
+            cgroups: self.cgroups.clone(),
+        }
     }
 
     fn over(&self, file: config::File) -> Settings {
@@ -95,9 +117,18 @@ pub fn run(args: Args, options: Options) -> anyhow::Result<ExitCode> {
     let settings = args.settings()?;
     let listener = http::bind(&settings.listen)?;
     let address = listener.local_addr()?;
-    let mut profiler = Profiler::attach(Scope::System, options)?;
+    let filter = args.filter();
+    let scope = if filter.is_empty() {
+        Scope::System
+    } else {
+        Scope::Tree
+    };
+    let mut profiler = Profiler::attach(scope, options)?;
     warn_of_losses(&profiler);
     calibrate(&mut profiler);
+    if scope == Scope::Tree {
+        profiler.admit(&filter)?;
+    }
     let kept = kernel::give_up().context("dropping capabilities")?;
     let accounts = Arc::new(Accounts::new(profiler, settings.grouping));
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -3,4 +3,7 @@
 mod cgroup;
 mod services;
 
-pub use self::{cgroup::Service, services::Services};
+pub use self::{
+    cgroup::Service,
+    services::{Services, default_hierarchy},
+};

@@ -32,8 +32,7 @@ impl Services {
     /// Of this machine.
     #[must_use]
     pub fn new() -> Self {
-        let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
-        Self::below(default_hierarchy(&mounts))
+        Self::below(default_hierarchy())
     }
 
     fn below(root: Option<PathBuf>) -> Self {
@@ -111,8 +110,14 @@ impl Default for Services {
     }
 }
 
-/// Where cgroup v2 is mounted, by /proc/PID/mountinfo.
-fn default_hierarchy(mounts: &[u8]) -> Option<PathBuf> {
+/// Where the default (v2) hierarchy of cgroups is mounted, if it is.
+#[must_use]
+pub fn default_hierarchy() -> Option<PathBuf> {
+    mounted(&fs::read("/proc/self/mountinfo").unwrap_or_default())
+}
+
+/// The same, by the content of /proc/PID/mountinfo.
+fn mounted(mounts: &[u8]) -> Option<PathBuf> {
     mounts.split(|byte| *byte == b'\n').find_map(|line| {
         let words = || line.split(|byte| *byte == b' ');
         let kind = words().skip_while(|word| *word != b"-").nth(1)?;
@@ -155,12 +160,9 @@ mod tests {
         let hybrid = b"25 21 0:22 / /sys/fs/cgroup rw,nosuid shared:9 - tmpfs tmpfs rw,mode=755\n\
             26 25 0:23 / /sys/fs/cgroup/systemd rw shared:11 - cgroup cgroup rw,name=systemd\n\
             27 25 0:24 / /sys/fs/cgroup/unified rw shared:10 - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(
-            default_hierarchy(hybrid),
-            Some("/sys/fs/cgroup/unified".into())
-        );
-        assert_eq!(default_hierarchy(b""), None);
-        assert_eq!(default_hierarchy(b"1 2 3\n- cgroup2\n"), None);
+        assert_eq!(mounted(hybrid), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(mounted(b""), None);
+        assert_eq!(mounted(b"1 2 3\n- cgroup2\n"), None);
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub enum Need {
     Request,
     /// The cgroup of a task in the default hierarchy.
     Cgroup,
+    /// Name, parent and hierarchy of a cgroup.
+    CgroupTree,
 }
 
 /// Symbols that [`resolve`] wants to be looked up.
@@ -114,6 +116,11 @@ pub fn resolve(
         css_set_dfl_cgrp: member(Need::Cgroup, "css_set", "dfl_cgrp"),
         cgroup_kn: member(Need::Cgroup, "cgroup", "kn"),
         kernfs_node_id: member(Need::Cgroup, "kernfs_node", "id"),
+        kernfs_node_name: member(Need::CgroupTree, "kernfs_node", "name"),
+        cgroup_parent: member(Need::CgroupTree, "cgroup", "self.parent"),
+        css_cgroup: member(Need::CgroupTree, "cgroup_subsys_state", "cgroup"),
+        cgroup_root: member(Need::CgroupTree, "cgroup", "root"),
+        cgroup_root_hierarchy_id: member(Need::CgroupTree, "cgroup_root", "hierarchy_id"),
         has_completed_request: (btf.tracepoint_arguments("io_uring_complete") != Some(4)).into(),
         has_task_btf: btf.has_function("bpf_get_current_task_btf").into(),
         has_task_pt_regs: btf.has_function("bpf_task_pt_regs").into(),

@@ -35,6 +35,9 @@ pub enum Error {
     NoProcess(u32),
 }
 
+/// `BPF_NOEXIST`: no entry is replaced.
+const BPF_NOEXIST: u64 = 1;
+
 /// The kernel's counters, and those of processes that are gone and were taken out.
 pub struct Ledger {
     processes: Mutex<HashMap<MapData, ProcessKey, ProcessCounters>>,
@@ -61,24 +64,51 @@ impl Ledger {
         }
     }
 
-    /// Counts a running process and its descendants from now on, under [`crate::Scope::Tree`].
+    /// Counts a running process and its descendants from now on, under [`crate::Scope::Tree`]; if it was
+    /// counted already, begins anew.
     ///
     /// # Errors
     ///
     /// If there is no such process, or the map is full.
     pub fn follow(&self, pid: u32) -> Result<(), Error> {
         let key = key_of(pid).ok_or(Error::NoProcess(pid))?;
+        self.insert(key, 0).map_err(|source| Error::Map {
+            call: "bpf_map_update_elem(PROCESSES)",
+            source,
+        })
+    }
+
+    /// The same, but lets a process that is counted already go on; says whether there is such a
+    /// process.
+    ///
+    /// # Errors
+    ///
+    /// If the map is full.
+    pub fn admit(&self, pid: u32) -> Result<bool, Error> {
+        let Some(key) = key_of(pid) else {
+            return Ok(false);
+        };
+        match self.insert(key, BPF_NOEXIST) {
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
+            {
+                Ok(true)
+            }
+            Err(source) => Err(Error::Map {
+                call: "bpf_map_update_elem(PROCESSES)",
+                source,
+            }),
+            Ok(()) => Ok(true),
+        }
+    }
+
+    fn insert(&self, key: ProcessKey, flags: u64) -> Result<(), MapError> {
         let mut counters = ProcessCounters::default();
-        let comm = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let comm = std::fs::read(format!("/proc/{}/comm", key.pid)).unwrap_or_default();
         for (target, byte) in counters.comm.iter_mut().zip(comm).take(COMM_LEN - 1) {
             *target = if byte == b'\n' { 0 } else { byte };
         }
-        lock(&self.processes)
-            .insert(key, counters, 0)
-            .map_err(|source| Error::Map {
-                call: "bpf_map_update_elem(PROCESSES)",
-                source,
-            })
+        lock(&self.processes).insert(key, counters, flags)
     }
 
     /// All counters now.

@@ -430,6 +430,14 @@ pub const HOOKS: &[Hook] = hooks! {
         else "the service of processes that change it after their first event",
         needs &[Need::Task, Need::Cgroup], vital false,
         [tracepoint("cgroup_attach_task", 4, "cgroup_attach_task")];
+    "new_cgroups": "under a filter, cgroups of its units and inside its cgroups",
+        else "processes of units that start later, and of new cgroups, under a filter",
+        needs &[Need::Task, Need::Cgroup, Need::CgroupTree], vital false,
+        [tracepoint("cgroup_mkdir", 2, "cgroup_mkdir")];
+    "old_cgroups": "under a filter, cgroups that are gone",
+        else "room for new cgroups under a filter",
+        needs &[Need::Task, Need::Cgroup, Need::CgroupTree], vital false,
+        [tracepoint("cgroup_rmdir", 2, "cgroup_rmdir")];
 };
 
 macro_rules! syscalls {

@@ -1,6 +1,7 @@
 //! The hook table, and getting its programs attached.
 
 mod attach;
+mod filter;
 pub mod hooks;
 mod info;
 mod status;
@@ -15,13 +16,15 @@ use aya::{
 use thiserror::Error;
 use zc_profiler_ebpf::{ProcessCounters, ProcessKey};
 
+use self::filter::Wanted;
 pub use self::{
+    filter::Filter,
     status::{State, Status},
     witness::{Breakpoints, Witness},
 };
 use crate::{
     kernel::{self, Environment, Need, btf},
-    ledger::Ledger,
+    ledger::{self, Ledger},
 };
 
 /// Which processes are counted.
@@ -121,6 +124,12 @@ pub enum Error {
     /// The kernel does not describe a program.
     #[error("bpf(BPF_OBJ_GET_INFO_BY_FD): {0}")]
     Info(#[source] io::Error),
+    /// What the filter names is not there.
+    #[error("{0}")]
+    Filter(String),
+    /// A process could not be let in.
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
     /// The witness cannot be called.
     #[error("{0}")]
     Witness(String),
@@ -142,6 +151,7 @@ const PROCESSES: u32 = 16_384;
 pub struct Probes {
     /// Owns the programs and their links.
     ebpf: Ebpf,
+    wanted: Wanted,
     statuses: Vec<Status>,
     evidence: Evidence,
 }
@@ -202,12 +212,23 @@ impl Probes {
         let ledger = open_ledger(&mut ebpf)?;
         exclude_from_dma(&mut ebpf, &pio_disks)?;
         enable(&mut ebpf)?;
+        let wanted = Wanted::open(&mut ebpf)?;
         let probes = Self {
             ebpf,
+            wanted,
             statuses,
             evidence,
         };
         Ok((probes, ledger, environment))
+    }
+
+    /// Lets in whom the filter names, under [`Scope::Tree`].
+    ///
+    /// # Errors
+    ///
+    /// If something of it is not there, or there is no room.
+    pub fn admit(&mut self, filter: &Filter, ledger: &Ledger) -> Result<(), Error> {
+        self.wanted.admit(filter, ledger)
     }
 
     /// What became of each row of the hook table.
