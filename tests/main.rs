@@ -7,6 +7,7 @@ mod copies;
 mod dma;
 mod doctor;
 mod expect;
+mod filters;
 mod hardware;
 mod io_uring;
 mod iterators;

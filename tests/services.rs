@@ -11,20 +11,20 @@ use crate::{serve::Server, support::Child};
 
 const ROOT: &str = "/sys/fs/cgroup";
 const CONTAINER: &str = "7eb263389e5eea068ad3d0c208ea4dd02ba86fa0b2ebd44f63adc391351fba6d";
-const BYTES: u32 = 300_000;
+pub const BYTES: u32 = 300_000;
 
 /// A cgroup of the tests' own, removed with those above it when it goes.
-struct Cgroup(PathBuf);
+pub struct Cgroup(pub PathBuf);
 
 impl Cgroup {
-    fn new(path: &str) -> Self {
+    pub fn new(path: &str) -> Self {
         let path = Path::new(ROOT).join(path);
         fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Self(path)
     }
 
     /// Runs a program that moves itself here before it is executed, as a service's does.
-    fn run(&self, program: impl AsRef<Path>, arguments: &[&str]) {
+    pub fn run(&self, program: impl AsRef<Path>, arguments: &[&str]) {
         let procs = self.0.join("cgroup.procs");
         let mut command = Command::new(program.as_ref());
         command.args(arguments).stdout(Stdio::null());
@@ -44,13 +44,13 @@ impl Drop for Cgroup {
     }
 }
 
-fn source(name: &str) -> String {
+pub fn source(name: &str) -> String {
     let path = format!("/lab/{name}");
     fs::write(&path, vec![1u8; BYTES as usize]).expect("write");
     path
 }
 
-fn exact(left: f64, right: f64) -> bool {
+pub fn exact(left: f64, right: f64) -> bool {
     (left - right).abs() < 0.5
 }
 
@@ -242,6 +242,7 @@ fn the_configuration_is_checked() {
             .args(options)
             .env("ZC_PROFILER_GRACE_SECONDS", "60")
             .env("ZC_PROFILER_MAX_GROUPS", "6")
+            .env("ZC_PROFILER_UNIT", "nginx")
             .output()
             .expect("config check");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
@@ -251,12 +252,14 @@ fn the_configuration_is_checked() {
             text(output.stderr),
         )
     };
-    let text = "listen = \"127.0.0.1:1\"\nmax_groups = 7\ngrace_seconds = 8\n";
+    let text = "listen = \"127.0.0.1:1\"\nmax_groups = 7\ngrace_seconds = 8\n\
+        unit = [\"redis\"]\ncgroup = [\"/a\"]\n";
     let (ok, stdout, stderr) = check(text, &["--max-groups", "5"]);
     assert!(ok && stderr.is_empty(), "{stderr}");
     assert_eq!(
         stdout,
-        "listen = \"127.0.0.1:1\"\ngroup_by = \"service\"\nmax_groups = 5\ngrace_seconds = 60\n",
+        "listen = \"127.0.0.1:1\"\ngroup_by = \"service\"\nmax_groups = 5\ngrace_seconds = 60\n\
+         pid = []\ncomm = []\nunit = [\"nginx.service\"]\ncgroup = [\"/a\"]\n",
         "the option before the environment before the file before what is built in"
     );
     let (ok, _, stderr) = check("\nmax_groups = \"many\"\n", &[]);
@@ -266,111 +269,4 @@ fn the_configuration_is_checked() {
         stderr,
         format!("zc-profiler: {file}:2: max_groups must be a number from 1 on\n")
     );
-}
-
-/// Reads the source under each of some circumstances, and says what a filtered agent counted of it.
-fn filtered(options: &[&str], work: impl FnOnce(&str)) -> f64 {
-    let server = Server::start_with(&[options, &["--group-by", "comm"]].concat());
-    let source = source("filter-source");
-    work(&source);
-    let samples = server.samples();
-    fs::remove_file(source).expect("unlink");
-    let counted = samples.iter().filter(|(series, _)| {
-        series.starts_with("zc_payload_bytes_total{comm=\"head") && series.contains("\"read\"")
-    });
-    counted.map(|(_, bytes)| bytes).sum()
-}
-
-fn head(source: &str, program: impl AsRef<std::ffi::OsStr>) {
-    let status = Command::new(program)
-        .args(["-c", "300000", source])
-        .stdout(Stdio::null())
-        .status();
-    assert!(status.expect("head").success());
-}
-
-#[test]
-fn filters_let_in_whom_they_name_and_nobody_else() {
-    // What the libraries' headers add to each.
-    let once = filtered(&[], |source| head(source, "head"));
-    let arguments = |source: &str| ["-c".to_owned(), "300000".to_owned(), source.to_owned()];
-    let dir = tempfile::tempdir().expect("tempdir");
-    let named = dir.path().join("head-by-name");
-    symlink("/usr/bin/head", &named).expect("symlink");
-    let by_comm = filtered(&["--comm", "head-by-name"], |source| {
-        head(source, "head");
-        head(source, &named);
-    });
-    // It comes in by exec: what its parent's copy did before is not its own.
-    assert!(
-        by_comm >= f64::from(BYTES) && by_comm <= once,
-        "{by_comm} of {once}"
-    );
-
-    let unit = Cgroup::new("system.slice/zc-filter.service");
-    let below = Cgroup::new("zc-filter/below");
-    for options in [["--unit", "zc-filter.service"], ["--cgroup", "/zc-filter"]] {
-        let counted = filtered(&options, |source| {
-            let text = arguments(source);
-            let text: Vec<_> = text.iter().map(String::as_str).collect();
-            head(source, "head");
-            let inside = if options[0] == "--unit" {
-                &unit
-            } else {
-                &below
-            };
-            inside.run("head", &text);
-            // One that is made later, and a child.
-            let later = Cgroup(inside.0.join("later"));
-            fs::create_dir(&later.0).expect("mkdir");
-            later.run("sh", &["-c", &format!("head -c 300000 {source}; true")]);
-        });
-        assert!(
-            exact(counted, 2.0 * once),
-            "{options:?}: {counted} is not twice {once}"
-        );
-    }
-    drop(unit);
-    let counted = filtered(&["--unit", "zc-filter.service"], |source| {
-        let text = arguments(source);
-        let text: Vec<_> = text.iter().map(String::as_str).collect();
-        Cgroup::new("system.slice/zc-filter.service").run("head", &text);
-    });
-    assert!(
-        exact(counted, once),
-        "a unit that starts later: {counted} is not {once}"
-    );
-
-    let child = Child::stopped_before(|| {
-        let source = "/lab/filter-source";
-        head(source, "head");
-    });
-    child.wait_stopped();
-    let counted = filtered(&["--pid", &child.pid.to_string()], |source| {
-        head(source, "head");
-        child.go_on();
-        child.wait_stopped();
-    });
-    child.go_on();
-    child.wait_exited();
-    assert!(
-        exact(counted, once),
-        "a child of a process: {counted} is not {once}"
-    );
-}
-
-#[test]
-fn a_filter_of_what_is_not_there_is_one_line() {
-    for (option, value, complaint) in [
-        ("--pid", "4194303", "--pid 4194303: no such process"),
-        ("--cgroup", "/none", "--cgroup /none: no such cgroup"),
-    ] {
-        let output = Command::new(crate::command_line::PROGRAM)
-            .args(["serve", "--listen", "127.0.0.1:0", option, value])
-            .output()
-            .expect("serve");
-        assert!(!output.status.success());
-        let stderr = String::from_utf8(output.stderr).expect("UTF-8");
-        assert_eq!(stderr, format!("zc-profiler: {complaint}\n"));
-    }
 }

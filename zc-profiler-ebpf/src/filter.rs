@@ -1,40 +1,63 @@
-//! Whom a filter lets in: processes by their name, and whoever is in a cgroup. User space fills these
-//! maps once; who is in, and the children of those who are, have an entry in the ledger.
+//! Whom a filter lets in: processes by their name, and whoever is in a cgroup. Each thing that a filter
+//! names is a ticket, one bit; user space fills these maps with them and says which are live. Processes
+//! keep their tickets and give them to their children.
 
 use aya_ebpf::{helpers::bpf_probe_read_kernel_str_bytes, macros::map, maps::HashMap};
-use zc_profiler_ebpf::{COMM_LEN, Dropped, UNIT_LEN};
+use zc_profiler_ebpf::{COMM_LEN, Dropped, EVERYBODY, UNIT_LEN};
 
 use crate::{
     call::tracepoint_program,
-    kernel::{Cgroup, Task, layout},
-    process::dropped,
+    kernel::{Cgroup, Task},
+    process::{dropped, live},
 };
 
 /// Command names, filled up with zeros.
 #[map]
-static WANTED_COMMS: HashMap<[u8; COMM_LEN], u8> = HashMap::with_max_entries(64, 0);
+static WANTED_COMMS: HashMap<[u8; COMM_LEN], u64> = HashMap::with_max_entries(64, 0);
 
 /// The ids of cgroups and of those below them.
 #[map]
-static WANTED_CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(8192, 0);
+static WANTED_CGROUPS: HashMap<u64, u64> = HashMap::with_max_entries(8192, 0);
 
 /// Names of units, whose cgroups are wanted whenever they are made.
 #[map]
-static WANTED_UNITS: HashMap<[u8; UNIT_LEN], u8> = HashMap::with_max_entries(64, 0);
+static WANTED_UNITS: HashMap<[u8; UNIT_LEN], u64> = HashMap::with_max_entries(64, 0);
 
-/// Whether a task comes in by its cgroup.
+/// What a task's cgroup lets in by.
 #[inline(always)]
-pub fn wants_cgroup_of(task: Task) -> bool {
-    WANTED_CGROUPS.get_ptr(&task.cgroup()).is_some()
+pub fn tickets_of_cgroup(task: Task) -> u64 {
+    if live() == EVERYBODY {
+        return 0;
+    }
+    of_cgroup(task.cgroup())
 }
 
-/// Whether a process comes in by its command name, which lies in kernel memory.
+/// What a command name, which lies in kernel memory, lets in by.
 #[inline(always)]
-pub fn wants_comm(comm: *const u8) -> bool {
+pub fn tickets_of_comm(comm: *const u8) -> u64 {
+    if live() == EVERYBODY {
+        return 0;
+    }
     let mut name = [0u8; COMM_LEN];
     // SAFETY: the helper checks the source.
     let _ = unsafe { bpf_probe_read_kernel_str_bytes(comm, &mut name) };
-    WANTED_COMMS.get_ptr(&name).is_some()
+    // SAFETY: only user space writes here, whole words.
+    unsafe { WANTED_COMMS.get(&name) }.copied().unwrap_or(0)
+}
+
+#[inline(always)]
+fn of_cgroup(id: u64) -> u64 {
+    // SAFETY: whole words are written.
+    unsafe { WANTED_CGROUPS.get(&id) }.copied().unwrap_or(0)
+}
+
+#[inline(always)]
+fn of_unit(cgroup: Cgroup) -> u64 {
+    let mut name = [0u8; UNIT_LEN];
+    // SAFETY: the helper checks the source.
+    let _ = unsafe { bpf_probe_read_kernel_str_bytes(cgroup.name(), &mut name) };
+    // SAFETY: only user space writes here, whole words.
+    unsafe { WANTED_UNITS.get(&name) }.copied().unwrap_or(0)
 }
 
 tracepoint_program! {
@@ -44,20 +67,13 @@ tracepoint_program! {
     /// wanted ones. Without it, a filter knows the cgroups of its beginning only.
     cgroup_mkdir, "cgroup_mkdir", |ctx| {
         let cgroup = Cgroup::from_argument(ctx.arg(0));
-        if layout!(filtered) != 0 && cgroup.in_default_hierarchy() && wants(cgroup)
-            && WANTED_CGROUPS.insert(&cgroup.id(), &1, 0).is_err()
-        {
-            dropped(Dropped::FilterMapFull, 1);
+        if live() != EVERYBODY && cgroup.in_default_hierarchy() {
+            let tickets = of_unit(cgroup) | of_cgroup(cgroup.parent().id());
+            if tickets & live() != 0 && WANTED_CGROUPS.insert(&cgroup.id(), &tickets, 0).is_err() {
+                dropped(Dropped::FilterMapFull, 1);
+            }
         }
     }
-}
-
-#[inline(always)]
-fn wants(cgroup: Cgroup) -> bool {
-    let mut name = [0u8; UNIT_LEN];
-    // SAFETY: the helper checks the source.
-    let _ = unsafe { bpf_probe_read_kernel_str_bytes(cgroup.name(), &mut name) };
-    WANTED_UNITS.get_ptr(&name).is_some() || WANTED_CGROUPS.get_ptr(&cgroup.parent().id()).is_some()
 }
 
 tracepoint_program! {
@@ -66,7 +82,7 @@ tracepoint_program! {
     /// Makes room for new cgroups. Without it, a filter is full after some thousand of them.
     cgroup_rmdir, "cgroup_rmdir", |ctx| {
         let cgroup = Cgroup::from_argument(ctx.arg(0));
-        if layout!(filtered) != 0 && cgroup.in_default_hierarchy() {
+        if live() != EVERYBODY && cgroup.in_default_hierarchy() {
             let _ = WANTED_CGROUPS.remove(&cgroup.id());
         }
     }

@@ -251,6 +251,12 @@ impl ProcessKey {
         pid: u32::MAX,
         start: 0,
     };
+
+    /// Whether it is one of these, and no process.
+    #[must_use]
+    pub const fn is_pseudo(self) -> bool {
+        self.start == 0 && (self.pid == Self::KERNEL.pid || self.pid == Self::OVERFLOW.pid)
+    }
 }
 
 /// The kernel shows process start times to user space in units of `1/USER_HZ` s; `USER_HZ` is 100.
@@ -258,6 +264,15 @@ pub const TICK_NANOSECONDS: u64 = 10_000_000;
 
 /// Length of a task's command name, the terminating zero included (`TASK_COMM_LEN`).
 pub const COMM_LEN: usize = 16;
+
+/// The ticket of every process.
+pub const EVERYBODY: u64 = 1 << 63;
+
+/// The ticket of processes that user space names one by one, and of their descendants.
+pub const FOLLOWED: u64 = 1 << 62;
+
+/// How many tickets are left for what filters name: the lowest bits.
+pub const FILTER_TICKETS: usize = 62;
 
 /// Length of a unit's name in a filter, the terminating zero included.
 pub const UNIT_LEN: usize = 64;
@@ -307,6 +322,9 @@ pub struct ProcessCounters {
     /// The id of its cgroup in the default (v2) hierarchy, which is the inode number of the cgroup's
     /// directory; 0 if the kernel does not show it.
     pub cgroup: u64,
+    /// What lets it in while that is live: by birth or name, and by cgroup. Each has one writer at a
+    /// time.
+    pub tickets: [u64; 2],
 }
 
 /// Whose socket it is: the process that used it last, and how.
@@ -454,14 +472,10 @@ pub struct KernelLayout {
     pub css_cgroup: u32,
     pub cgroup_root: u32,
     pub cgroup_root_hierarchy_id: u32,
-    /// Keeps the size a multiple of eight.
-    pub unused: u32,
     /// Whether the helper `bpf_get_current_task_btf` is there (5.11).
     pub has_task_btf: u32,
     /// Whether the helper `bpf_task_pt_regs` is there (5.15).
     pub has_task_pt_regs: u32,
-    /// Whether only processes that have an entry are counted.
-    pub filtered: u32,
     /// Whether a task can be preempted inside a program, so that each has a double.
     pub preemptible: u32,
     /// What `ubuf_callback` holds for `MSG_ZEROCOPY`, 0 if unknown.
@@ -544,10 +558,8 @@ impl KernelLayout {
         css_cgroup: ABSENT,
         cgroup_root: ABSENT,
         cgroup_root_hierarchy_id: ABSENT,
-        unused: 0,
         has_task_btf: 0,
         has_task_pt_regs: 0,
-        filtered: 0,
         preemptible: 0,
         zerocopy_callback: 0,
         per_cpu_offset: 0,
@@ -588,7 +600,7 @@ const _: () = {
     assert!(size_of::<Primitive>() == 5 * 4);
     assert!(size_of::<ProcessKey>() == 8);
     assert!(size_of::<MethodCounters>() == 72);
-    assert!(size_of::<ProcessCounters>() == 13 * 72 + 5 * 8 + 16 + 8 + 10 * 8 + 8);
+    assert!(size_of::<ProcessCounters>() == 13 * 72 + 5 * 8 + 16 + 8 + 10 * 8 + 8 + 16);
     assert!(size_of::<Owner>() == 16);
     assert!(size_of::<Call>() == 96);
     assert!(size_of::<KernelLayout>().is_multiple_of(8));

@@ -9,11 +9,11 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 use zc_profiler_ebpf::{
-    COMM_LEN, Device, Direction, Dropped, Flow, Lost, Method, MethodCounters, ProcessCounters,
-    ProcessKey,
+    COMM_LEN, Device, Direction, Dropped, EVERYBODY, Flow, Lost, Method, MethodCounters,
+    ProcessCounters, ProcessKey,
 };
 
-use crate::kernel::{Task, layout};
+use crate::kernel::Task;
 
 /// The ledger. User space sizes it, and makes the entries of [`ProcessKey::KERNEL`] and
 /// [`ProcessKey::OVERFLOW`] before any program is attached.
@@ -27,15 +27,31 @@ static ZEROS: Array<ProcessCounters> = Array::with_max_entries(1, 0);
 #[map]
 static DROPPED: Array<u64> = Array::with_max_entries(Dropped::ALL.len() as u32, 0);
 
-/// Set by user space once every program is attached, so that no event is counted in part: the copies
-/// of a call whose exit nobody sees yet, or a call without its copies.
+/// Tickets of user space's for processes that had an entry without them.
+#[map]
+static PASSES: HashMap<ProcessKey, u64> = HashMap::with_max_entries(1, 0);
+
+/// Which tickets let in at present: [`EVERYBODY`]'s, or those of a filter. 0 until every program is
+/// attached, so that no event is counted in part: the copies of a call whose exit nobody sees yet, or a
+/// call without its copies.
 #[unsafe(no_mangle)]
-static mut ENABLED: u32 = 0;
+static mut LIVE: u64 = 0;
+
+#[inline(always)]
+pub fn live() -> u64 {
+    // SAFETY: an aligned word that user space writes.
+    unsafe { (&raw const LIVE).read_volatile() }
+}
 
 #[inline(always)]
 pub fn enabled() -> bool {
-    // SAFETY: an aligned word that user space writes once.
-    unsafe { (&raw const ENABLED).read_volatile() != 0 }
+    live() != 0
+}
+
+/// Whether only those are counted whom a filter lets in.
+#[inline(always)]
+pub fn filtered() -> bool {
+    live() & EVERYBODY == 0
 }
 
 /// The counters of one process, shared by all CPUs.
@@ -53,28 +69,65 @@ pub fn current() -> Option<Entry> {
 pub fn of(task: Task) -> Option<Entry> {
     let key = task.process();
     match PROCESSES.get_ptr_mut(&key) {
-        Some(counters) => Some(Entry(counters)),
-        None if layout!(filtered) != 0 => None,
+        Some(counters) => let_in(&key, Entry(counters)),
+        None if filtered() => None,
         None => create(&key, task),
     }
 }
 
-/// The entry of a task's process, if there is one.
+#[inline(always)]
+fn let_in(key: &ProcessKey, entry: Entry) -> Option<Entry> {
+    let live = live();
+    let counted =
+        live & EVERYBODY != 0 || entry.own_tickets() & live != 0 || passes(key) & live != 0;
+    counted.then_some(entry)
+}
+
+#[inline(always)]
+fn passes(key: &ProcessKey) -> u64 {
+    // SAFETY: an aligned word that user space writes.
+    PASSES
+        .get_ptr(key)
+        .map_or(0, |tickets| unsafe { tickets.read_volatile() })
+}
+
+/// The entry of a task's process, if there is one, whether it is counted or not.
 #[inline(always)]
 pub fn existing(task: Task) -> Option<Entry> {
     PROCESSES.get_ptr_mut(&task.process()).map(Entry)
 }
 
-/// The entry of a process by its key, if there is one.
+/// The same; a new one if these tickets are live.
+#[inline(always)]
+pub fn existing_or_wanted(task: Task, tickets: u64) -> Option<Entry> {
+    let key = task.process();
+    match PROCESSES.get_ptr_mut(&key) {
+        Some(counters) => Some(Entry(counters)),
+        None if tickets & live() != 0 => create(&key, task),
+        None => None,
+    }
+}
+
+/// Everything that lets a task's process in, or did once.
+#[inline(always)]
+pub fn tickets(task: Task) -> u64 {
+    let key = task.process();
+    PROCESSES
+        .get_ptr_mut(&key)
+        .map_or(0, |counters| Entry(counters).own_tickets() | passes(&key))
+}
+
+/// The entry of a process by its key, if there is one; `None` if a filter leaves it out.
 #[inline(always)]
 pub fn at(key: &ProcessKey) -> Option<Entry> {
-    PROCESSES.get_ptr_mut(key).map(Entry)
+    let counters = PROCESSES.get_ptr_mut(key)?;
+    let_in(key, Entry(counters))
 }
 
 /// The entry of the pseudo-process `kernel`; `None` under a filter.
 #[inline(always)]
 pub fn kernel() -> Option<Entry> {
-    if layout!(filtered) != 0 {
+    if filtered() {
         return None;
     }
     PROCESSES.get_ptr_mut(&ProcessKey::KERNEL).map(Entry)
@@ -181,6 +234,29 @@ impl Entry {
         let cgroup = task.cgroup();
         // SAFETY: a live map value.
         unsafe { (&raw mut (*self.0).cgroup).write_volatile(cgroup) }
+    }
+
+    #[inline(always)]
+    fn own_tickets(self) -> u64 {
+        // SAFETY: a live map value.
+        unsafe {
+            let tickets = &raw const (*self.0).tickets;
+            (*tickets)[0] | (*tickets)[1]
+        }
+    }
+
+    /// Lets the process in by its birth or name.
+    #[inline(always)]
+    pub fn add_tickets(self, tickets: u64) {
+        // SAFETY: a live map value. Atomics that set bits do not exist before 5.12.
+        unsafe { (*self.0).tickets[0] |= tickets }
+    }
+
+    /// The same by its cgroup.
+    #[inline(always)]
+    pub fn add_cgroup_tickets(self, tickets: u64) {
+        // SAFETY: as above.
+        unsafe { (*self.0).tickets[1] |= tickets }
     }
 
     #[inline(always)]

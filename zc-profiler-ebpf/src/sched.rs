@@ -2,11 +2,12 @@
 
 use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::debug;
+use zc_profiler_ebpf::EVERYBODY;
 
 use crate::{
     call::{self, tracepoint_program},
     filter,
-    kernel::{Task, layout},
+    kernel::Task,
     process::{self, add},
 };
 
@@ -43,19 +44,22 @@ fn switch(ctx: &BtfTracePointContext, state: u32) {
     if previous.is_kernel_thread() || !process::enabled() {
         return;
     }
-    let Some(entry) = process::of(previous) else {
-        return;
-    };
-    let counters = entry.counters();
-    // SAFETY: `counters` points to a live map value.
-    unsafe {
-        if preempted || state == 0 {
-            add(&raw mut (*counters).involuntary_switches, 1);
-        } else {
-            add(&raw mut (*counters).voluntary_switches, 1);
+    if let Some(entry) = process::of(previous) {
+        let counters = entry.counters();
+        // SAFETY: `counters` points to a live map value.
+        unsafe {
+            if preempted || state == 0 {
+                add(&raw mut (*counters).involuntary_switches, 1);
+            } else {
+                add(&raw mut (*counters).voluntary_switches, 1);
+            }
         }
     }
-    if state & TASK_DEAD != 0 && previous.group_is_dead() {
+    // Whom a filter does not count any more goes too.
+    if state & TASK_DEAD != 0
+        && previous.group_is_dead()
+        && let Some(entry) = process::existing(previous)
+    {
         entry.set_exited();
     }
 }
@@ -69,12 +73,17 @@ tracepoint_program! {
     sched_process_fork, "sched_process_fork", |ctx| {
         let parent = Task::from_argument(ctx.arg(0));
         let child = Task::from_argument(ctx.arg(1));
-        if layout!(filtered) != 0
-            && (process::existing(parent).is_some() || filter::wants_cgroup_of(child))
-        {
-            let key = child.process();
-            process::create(&key, child);
-            debug!(&ctx, "following {} from {}", key.pid, ctx.tgid());
+        if process::live() != EVERYBODY {
+            let inherited = process::tickets(parent);
+            let of_cgroup = filter::tickets_of_cgroup(child);
+            if (inherited | of_cgroup) & process::live() != 0 {
+                let key = child.process();
+                if let Some(entry) = process::create(&key, child) {
+                    entry.add_tickets(inherited);
+                    entry.add_cgroup_tickets(of_cgroup);
+                }
+                debug!(&ctx, "following {} from {}", key.pid, ctx.tgid());
+            }
         }
     }
 }
@@ -88,11 +97,9 @@ tracepoint_program! {
         let task = Task::from_argument(ctx.arg(0));
         if task.is(task.leader()) {
             let comm: *const u8 = ctx.arg(1);
-            let mut entry = process::existing(task);
-            if entry.is_none() && layout!(filtered) != 0 && filter::wants_comm(comm) {
-                entry = process::create(&task.process(), task);
-            }
-            if let Some(entry) = entry {
+            let tickets = filter::tickets_of_comm(comm);
+            if let Some(entry) = process::existing_or_wanted(task, tickets) {
+                entry.add_tickets(tickets);
                 entry.set_comm(comm);
             }
         }
@@ -109,10 +116,10 @@ tracepoint_program! {
     cgroup_attach_task, "cgroup_attach_task", |ctx| {
         // By now it is there, in whatever hierarchy this is.
         let task = Task::from_argument(ctx.arg(2));
-        if let Some(entry) = process::existing(task) {
+        let tickets = filter::tickets_of_cgroup(task);
+        if let Some(entry) = process::existing_or_wanted(task, tickets) {
+            entry.add_cgroup_tickets(tickets);
             entry.set_cgroup(task.leader());
-        } else if layout!(filtered) != 0 && filter::wants_cgroup_of(task) {
-            process::create(&task.process(), task);
         }
     }
 }

@@ -70,7 +70,7 @@ fn remember(socket: u64, used: Use) {
         return;
     }
     // Under a filter the sockets of other processes would only take room.
-    if layout!(filtered) != 0 && process::at(&key).is_none() {
+    if process::filtered() && process::at(&key).is_none() {
         return;
     }
     let other = Method::Other as u32;

@@ -60,13 +60,19 @@ impl Profiler {
         Ok(self.ledger.follow(pid)?)
     }
 
-    /// Counts whom the filter names, under [`Scope::Tree`].
+    /// Counts whom the filter names from now on, and nobody else; see [`Probes::filter`]. What was
+    /// counted so far stays.
     ///
     /// # Errors
     ///
-    /// If something of it is not there, or there is no room.
-    pub fn admit(&mut self, filter: &Filter) -> Result<(), Error> {
-        Ok(self.probes.admit(filter, &self.ledger)?)
+    /// If something of it is not there, or there is no room; then those are counted who were before.
+    pub fn filter(&self, filter: &Filter) -> Result<(), Error> {
+        Ok(self.probes.filter(filter, &self.ledger)?)
+    }
+
+    /// Has no program count anything any more.
+    pub fn disable(&self) {
+        self.probes.disable();
     }
 
     /// Moves known bytes and compares; keeps what came of it. To be called by the main thread.
@@ -116,8 +122,14 @@ impl Profiler {
     /// # Errors
     ///
     /// If the kernel refuses to read or change its maps.
-    pub fn retire(&self, last: impl FnMut(Process)) -> Result<(), Error> {
-        Ok(self.ledger.retire(last)?)
+    pub fn retire(&self, mut last: impl FnMut(Process)) -> Result<(), Error> {
+        let mut gone = Vec::new();
+        let result = self.ledger.retire(|process| {
+            gone.push(process.key);
+            last(process);
+        });
+        self.probes.forget(&gone);
+        Ok(result?)
     }
 
     /// What became of each row of the hook table.

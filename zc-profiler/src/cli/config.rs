@@ -1,6 +1,12 @@
 //! The configuration file of `serve`, and `zc-profiler config`.
 
-use std::{fmt::Write as _, fs, path::Path, process::ExitCode, str::FromStr};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    str::FromStr,
+};
 
 use anyhow::Context;
 use clap::ValueEnum;
@@ -19,6 +25,10 @@ pub struct File {
     pub group_by: Option<GroupBy>,
     pub max_groups: Option<u32>,
     pub grace_seconds: Option<u64>,
+    pub pid: Option<Vec<u32>>,
+    pub comm: Option<Vec<String>>,
+    pub unit: Option<Vec<String>>,
+    pub cgroup: Option<Vec<PathBuf>>,
 }
 
 /// A key, and how its value is taken; an error says what the value must be.
@@ -65,7 +75,55 @@ const KEYS: &[Key] = &[
             Ok(())
         },
     },
+    Key {
+        name: "pid",
+        take: |file, value| {
+            let pids = list(value, |pid| integer(pid).filter(|pid| *pid > 0));
+            file.pid = Some(pids.ok_or("must be a list of process ids, such as [1, 42]")?);
+            Ok(())
+        },
+    },
+    Key {
+        name: "comm",
+        take: |file, value| {
+            let names = list(value, text);
+            file.comm = Some(names.ok_or("must be a list of names, such as [\"nginx\"]")?);
+            Ok(())
+        },
+    },
+    Key {
+        name: "unit",
+        take: |file, value| {
+            let names =
+                list(value, text).ok_or("must be a list of units, such as [\"nginx.service\"]")?;
+            let names = names.iter().map(|name| serve::unit_name(name));
+            let names: Result<_, _> = names.collect();
+            file.unit = Some(names.map_err(|complaint| format!("is wrong: {complaint}"))?);
+            Ok(())
+        },
+    },
+    Key {
+        name: "cgroup",
+        take: |file, value| {
+            let paths = list(value, |path| text(path).map(PathBuf::from));
+            file.cgroup =
+                Some(paths.ok_or("must be a list of paths, such as [\"/system.slice\"]")?);
+            Ok(())
+        },
+    },
 ];
+
+fn list<T>(value: &DeValue<'_>, item: impl Fn(&DeValue<'_>) -> Option<T>) -> Option<Vec<T>> {
+    let items = value.as_array()?.iter();
+    items.map(|value| item(value.get_ref())).collect()
+}
+
+fn text(value: &DeValue<'_>) -> Option<String> {
+    value
+        .as_str()
+        .filter(|text| !text.is_empty())
+        .map(Into::into)
+}
 
 fn integer<T: FromStr>(value: &DeValue<'_>) -> Option<T> {
     let integer = value.as_integer().filter(|integer| integer.radix() == 10)?;
@@ -175,13 +233,17 @@ mod tests {
 
     #[test]
     fn every_key_is_taken() {
-        let text =
-            "listen = \"[::1]:9000\"\ngroup_by = \"process\"\nmax_groups = 7\ngrace_seconds = 0\n";
+        let text = "listen = \"[::1]:9000\"\ngroup_by = \"process\"\nmax_groups = 7\ngrace_seconds = 0\n\
+             pid = [7, 8]\ncomm = [\"redis-server\"]\nunit = [\"nginx\", \"a.scope\"]\ncgroup = []\n";
         let file = File {
             listen: Some("[::1]:9000".into()),
             group_by: Some(GroupBy::Process),
             max_groups: Some(7),
             grace_seconds: Some(0),
+            pid: Some(vec![7, 8]),
+            comm: Some(vec!["redis-server".into()]),
+            unit: Some(vec!["nginx.service".into(), "a.scope".into()]),
+            cgroup: Some(Vec::new()),
         };
         assert_eq!(File::parse(text, "f"), Ok(file));
         assert_eq!(File::parse("# nothing\n", "f"), Ok(File::default()));
@@ -189,13 +251,19 @@ mod tests {
 
     #[test]
     fn each_mistake_is_named_with_its_line_and_what_would_do() {
-        let text = "# one\nmax_group = 7\ngroup_by = \"services\"\n\nmax_groups = 0\ngrace_seconds = -1\nlisten = 9464\n";
+        let text = "# one\nmax_group = 7\ngroup_by = \"services\"\n\nmax_groups = 0\ngrace_seconds = -1\nlisten = 9464\n\
+            pid = 7\ncomm = [\"\"]\nunit = [\"a b\"]\ncgroup = [1]\nunits = []\n";
         let expected = [
+            "f:10: unit is wrong: \"a b\" is not the name of a unit that has processes",
+            "f:11: cgroup must be a list of paths, such as [\"/system.slice\"]",
+            "f:12: unknown key \"units\"; did you mean unit?",
             "f:2: unknown key \"max_group\"; did you mean max_groups?",
             "f:3: group_by must be one of \"service\", \"process\", \"comm\"",
             "f:5: max_groups must be a number from 1 on",
             "f:6: grace_seconds must be a number of seconds",
             "f:7: listen must be \"ADDRESS:PORT\"",
+            "f:8: pid must be a list of process ids, such as [1, 42]",
+            "f:9: comm must be a list of names, such as [\"nginx\"]",
         ];
         let mut complaints = File::parse(text, "f").expect_err("mistakes");
         complaints.sort();

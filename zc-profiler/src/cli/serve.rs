@@ -11,6 +11,7 @@ use crate::{
     Accounts, Options, Profiler, Scope,
     calibration::{self, Plan, Verdict},
     export::http,
+    identity::Service,
     kernel,
     ledger::{GroupBy, Grouping},
     probes::{Evidence, Filter, State},
@@ -22,8 +23,8 @@ const RETIRE_EVERY: Duration = Duration::from_secs(10);
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "An option is taken from the command line, else from the environment, else from the \
-    configuration file, else it is what is built in. SIGHUP reads the file again and groups by what it says, \
-    without losing a count."
+    configuration file, else it is what is built in. SIGHUP reads the file again, and counts and groups what \
+    it says, without losing a count. In the file, filters are lists: `unit = [\"nginx.service\"]`."
 )]
 pub struct Args {
     /// The configuration file [default: /etc/zc-profiler.toml, if there is one]
@@ -44,18 +45,35 @@ pub struct Args {
     /// `grace_seconds`]
     #[arg(long, value_name = "SECONDS", env = "ZC_PROFILER_GRACE_SECONDS")]
     grace_seconds: Option<u64>,
-    /// Count only this process and its descendants; may be given again, as the other filters may, and
-    /// then each adds to what is counted
-    #[arg(long = "pid", value_name = "PID")]
+    /// Count only these processes and their descendants, separated by commas; each filter adds to what
+    /// is counted [default: everybody; in the file: pid]
+    #[arg(
+        long = "pid",
+        value_name = "PID",
+        env = "ZC_PROFILER_PID",
+        value_delimiter = ','
+    )]
     pids: Vec<u32>,
-    /// Count only processes of this command name and their descendants
-    #[arg(long = "comm", value_name = "NAME")]
+    /// Count only processes of these command names and their descendants [in the file: comm]
+    #[arg(
+        long = "comm",
+        value_name = "NAME",
+        env = "ZC_PROFILER_COMM",
+        value_delimiter = ','
+    )]
     comms: Vec<String>,
-    /// Count only processes of this systemd unit, running or not, and their descendants
-    #[arg(long = "unit", value_name = "UNIT")]
+    /// Count only processes of these systemd units, running or not, and their descendants [in the file:
+    /// unit]
+    #[arg(long = "unit", value_name = "UNIT", env = "ZC_PROFILER_UNIT", value_delimiter = ',', value_parser = unit_name)]
     units: Vec<String>,
-    /// Count only processes in this cgroup, in those inside it, and their descendants
-    #[arg(long = "cgroup", value_name = "PATH")]
+    /// Count only processes in these cgroups, in those inside them, and their descendants [in the file:
+    /// cgroup]
+    #[arg(
+        long = "cgroup",
+        value_name = "PATH",
+        env = "ZC_PROFILER_CGROUP",
+        value_delimiter = ','
+    )]
     cgroups: Vec<PathBuf>,
 }
 
@@ -64,21 +82,13 @@ pub struct Args {
 pub struct Settings {
     listen: String,
     grouping: Grouping,
+    filter: Filter,
 }
 
 impl Args {
     /// What holds now: reads the file.
     pub fn settings(&self) -> anyhow::Result<Settings> {
         Ok(self.over(config::File::read(self.config.as_deref())?))
-    }
-
-    fn filter(&self) -> Filter {
-        Filter {
-            pids: self.pids.clone(),
-            comms: self.comms.clone(),
-            units: self.units.clone(),
-            cgroups: self.cgroups.clone(),
-        }
     }
 
     fn over(&self, file: config::File) -> Settings {
@@ -93,8 +103,32 @@ impl Args {
                 max: max.map_or(built_in.max, |max| max as usize),
                 grace: grace.map_or(built_in.grace, Duration::from_secs),
             },
+            filter: Filter {
+                pids: given(&self.pids, file.pid),
+                comms: given(&self.comms, file.comm),
+                units: given(&self.units, file.unit),
+                cgroups: given(&self.cgroups, file.cgroup),
+            },
         }
     }
+}
+
+fn given<T: Clone>(here: &[T], in_file: Option<Vec<T>>) -> Vec<T> {
+    if here.is_empty() {
+        in_file.unwrap_or_default()
+    } else {
+        here.to_owned()
+    }
+}
+
+/// A unit's name; one without a kind is a service, as systemctl has it.
+pub fn unit_name(text: &str) -> Result<String, String> {
+    let is_unit = |name: &str| Service::of_path(name.as_bytes()).unit.as_deref() == Some(name);
+    let service = format!("{text}.service");
+    [text.to_owned(), service]
+        .into_iter()
+        .find(|name| is_unit(name))
+        .ok_or_else(|| format!("{text:?} is not the name of a unit that has processes"))
 }
 
 impl Settings {
@@ -109,6 +143,10 @@ impl Settings {
             ),
             ("max_groups", self.grouping.max.to_string()),
             ("grace_seconds", self.grouping.grace.as_secs().to_string()),
+            ("pid", format!("{:?}", self.filter.pids)),
+            ("comm", format!("{:?}", self.filter.comms)),
+            ("unit", format!("{:?}", self.filter.units)),
+            ("cgroup", format!("{:?}", self.filter.cgroups)),
         ]
     }
 }
@@ -117,8 +155,7 @@ pub fn run(args: Args, options: Options) -> anyhow::Result<ExitCode> {
     let settings = args.settings()?;
     let listener = http::bind(&settings.listen)?;
     let address = listener.local_addr()?;
-    let filter = args.filter();
-    let scope = if filter.is_empty() {
+    let scope = if settings.filter.is_empty() {
         Scope::System
     } else {
         Scope::Tree
@@ -127,7 +164,7 @@ pub fn run(args: Args, options: Options) -> anyhow::Result<ExitCode> {
     warn_of_losses(&profiler);
     calibrate(&mut profiler);
     if scope == Scope::Tree {
-        profiler.admit(&filter)?;
+        profiler.filter(&settings.filter)?;
     }
     let kept = kernel::give_up().context("dropping capabilities")?;
     let accounts = Arc::new(Accounts::new(profiler, settings.grouping));
@@ -167,6 +204,12 @@ async fn reload(mut hangup: Signal, args: Args, mut settings: Settings, accounts
                 continue;
             }
         };
+        if new.filter != settings.filter || !new.filter.is_empty() {
+            if let Err(error) = accounts.profiler().filter(&new.filter) {
+                log::error!("the configuration stays as it was: {error}");
+                continue;
+            }
+        }
         if new.listen != settings.listen {
             log::warn!(
                 "still at {}: another address needs a restart",
@@ -174,7 +217,7 @@ async fn reload(mut hangup: Signal, args: Args, mut settings: Settings, accounts
             );
         }
         accounts.regroup(new.grouping);
-        settings.grouping = new.grouping;
+        (settings.grouping, settings.filter) = (new.grouping, new.filter);
         eprintln!("zc-profiler: configuration read again");
     }
 }
@@ -241,10 +284,21 @@ mod tests {
 
     #[test]
     fn the_command_line_comes_before_the_file_before_what_is_built_in() {
-        let args = Line::parse_from(["serve", "--max-groups", "5"]).args;
+        let args = Line::parse_from([
+            "serve",
+            "--max-groups",
+            "5",
+            "--pid",
+            "4,5",
+            "--unit",
+            "nginx",
+        ])
+        .args;
         let file = config::File {
             max_groups: Some(7),
             grace_seconds: Some(9),
+            unit: Some(vec!["redis.service".into()]),
+            cgroup: Some(vec!["/a".into()]),
             ..config::File::default()
         };
         let expected = [
@@ -252,6 +306,10 @@ mod tests {
             ("group_by", "\"service\""),
             ("max_groups", "5"),
             ("grace_seconds", "9"),
+            ("pid", "[4, 5]"),
+            ("comm", "[]"),
+            ("unit", "[\"nginx.service\"]"),
+            ("cgroup", "[\"/a\"]"),
         ];
         let expected = expected.map(|(key, value)| (key, value.to_owned()));
         assert_eq!(args.over(file).shown(), expected);

@@ -406,6 +406,7 @@ mod tests {
             comm: comm.into(),
             exited: false,
             cgroup: 0,
+            followed: false,
             counters: Counters {
                 methods: BTreeMap::from([(Method::Read, totals)]),
                 ..Counters::default()

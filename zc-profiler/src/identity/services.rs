@@ -151,6 +151,7 @@ mod tests {
             comm: "x".into(),
             exited: true,
             cgroup,
+            followed: false,
             counters: Counters::default(),
         }
     }

@@ -260,6 +260,7 @@ mod tests {
             comm: comm.into(),
             exited: false,
             cgroup: 0,
+            followed: false,
             counters: Counters::default(),
         }
     }

@@ -3,12 +3,17 @@
 mod groups;
 mod model;
 
-use std::collections::HashSet;
-use std::sync::Mutex;
+use std::{
+    collections::HashSet,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use aya::maps::{Array, HashMap, MapData, MapError};
 use thiserror::Error;
-use zc_profiler_ebpf::{COMM_LEN, ProcessCounters};
+use zc_profiler_ebpf::{COMM_LEN, FOLLOWED, ProcessCounters};
 
 pub use self::{
     groups::{GroupBy, Grouping, Groups, Name},
@@ -36,13 +41,15 @@ pub enum Error {
 }
 
 /// `BPF_NOEXIST`: no entry is replaced.
-const BPF_NOEXIST: u64 = 1;
+pub(crate) const BPF_NOEXIST: u64 = 1;
 
 /// The kernel's counters, and those of processes that are gone and were taken out.
 pub struct Ledger {
     processes: Mutex<HashMap<MapData, ProcessKey, ProcessCounters>>,
     dropped: Array<MapData, u64>,
     retired: Mutex<Retired>,
+    /// Whether processes that were only followed are left out.
+    hides_followed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -61,6 +68,7 @@ impl Ledger {
             processes: Mutex::new(processes),
             dropped,
             retired: Mutex::default(),
+            hides_followed: AtomicBool::new(false),
         }
     }
 
@@ -72,43 +80,40 @@ impl Ledger {
     /// If there is no such process, or the map is full.
     pub fn follow(&self, pid: u32) -> Result<(), Error> {
         let key = key_of(pid).ok_or(Error::NoProcess(pid))?;
-        self.insert(key, 0).map_err(|source| Error::Map {
+        self.insert(key, FOLLOWED, 0).map_err(|source| Error::Map {
             call: "bpf_map_update_elem(PROCESSES)",
             source,
         })
     }
 
-    /// The same, but lets a process that is counted already go on; says whether there is such a
-    /// process.
-    ///
-    /// # Errors
-    ///
-    /// If the map is full.
-    pub fn admit(&self, pid: u32) -> Result<bool, Error> {
-        let Some(key) = key_of(pid) else {
-            return Ok(false);
-        };
-        match self.insert(key, BPF_NOEXIST) {
+    /// Lets a process in by these tickets; says whether it was new, and could be.
+    pub(crate) fn admit(&self, key: ProcessKey, tickets: u64) -> Result<bool, MapError> {
+        match self.insert(key, tickets, BPF_NOEXIST) {
             Err(MapError::SyscallError(error))
                 if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
             {
-                Ok(true)
+                Ok(false)
             }
-            Err(source) => Err(Error::Map {
-                call: "bpf_map_update_elem(PROCESSES)",
-                source,
-            }),
-            Ok(()) => Ok(true),
+            result => result.map(|()| true),
         }
     }
 
-    fn insert(&self, key: ProcessKey, flags: u64) -> Result<(), MapError> {
-        let mut counters = ProcessCounters::default();
+    fn insert(&self, key: ProcessKey, tickets: u64, flags: u64) -> Result<(), MapError> {
+        let mut counters = ProcessCounters {
+            tickets: [tickets, 0],
+            ..ProcessCounters::default()
+        };
         let comm = std::fs::read(format!("/proc/{}/comm", key.pid)).unwrap_or_default();
         for (target, byte) in counters.comm.iter_mut().zip(comm).take(COMM_LEN - 1) {
             *target = if byte == b'\n' { 0 } else { byte };
         }
         lock(&self.processes).insert(key, counters, flags)
+    }
+
+    /// Leaves processes out from now on that were followed, and let in by nothing else: those of
+    /// calibrations, under a filter.
+    pub(crate) fn hide_followed(&self) {
+        self.hides_followed.store(true, Ordering::Relaxed);
     }
 
     /// All counters now.
@@ -117,6 +122,14 @@ impl Ledger {
     ///
     /// If the kernel refuses to read its maps.
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
+        let mut snapshot = self.everything()?;
+        if self.hides_followed.load(Ordering::Relaxed) {
+            snapshot.processes.retain(|process| !process.followed);
+        }
+        Ok(snapshot)
+    }
+
+    fn everything(&self) -> Result<Snapshot, Error> {
         let processes = lock(&self.processes);
         let mut keys = processes
             .keys()
@@ -157,7 +170,8 @@ impl Ledger {
     ///
     /// If the kernel refuses to read or change its maps.
     pub fn retire(&self, mut last: impl FnMut(Process)) -> Result<(), Error> {
-        let snapshot = self.snapshot()?;
+        let snapshot = self.everything()?;
+        let hides_followed = self.hides_followed.load(Ordering::Relaxed);
         let mut processes = lock(&self.processes);
         let mut retired = lock(&self.retired);
         let gone: Vec<_> = snapshot
@@ -184,6 +198,9 @@ impl Ledger {
                     source,
                 })?;
             let process = Process::new(process.key, &counters);
+            if process.followed && hides_followed {
+                continue;
+            }
             retired.counters += &process.counters;
             last(process);
         }
@@ -193,16 +210,21 @@ impl Ledger {
 
 /// The key the kernel's programs use for a running process.
 pub(crate) fn key_of(pid: u32) -> Option<ProcessKey> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    key_of_stat(pid, str::from_utf8(stat.get(name_end + 1..)?).ok()?)
+}
+
+/// The same, by what comes behind the name in /proc/PID/stat.
+pub(crate) fn key_of_stat(pid: u32, fields: &str) -> Option<ProcessKey> {
     Some(ProcessKey {
         pid,
-        start: start_ticks(&stat)?,
+        start: start_ticks(fields)?,
     })
 }
 
-/// Field 22 of /proc/PID/stat; the name before it may hold spaces and parentheses.
-fn start_ticks(stat: &str) -> Option<u32> {
-    let (_, fields) = stat.rsplit_once(')')?;
+/// Field 22 of /proc/PID/stat; the second is the name.
+fn start_ticks(fields: &str) -> Option<u32> {
     let ticks: u64 = fields.split_ascii_whitespace().nth(19)?.parse().ok()?;
     #[expect(
         clippy::cast_possible_truncation,
@@ -223,10 +245,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn start_time_is_found_behind_any_name() {
-        let stat = "42 (a) b) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 10";
-        assert_eq!(start_ticks(stat), Some(4711));
-        assert_eq!(start_ticks("42 (short) S 1"), None);
+    fn start_time_is_found_behind_the_name() {
+        let fields = " S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 10";
+        assert_eq!(start_ticks(fields), Some(4711));
+        assert_eq!(start_ticks(" S 1"), None);
         assert_eq!(start_ticks(""), None);
     }
 

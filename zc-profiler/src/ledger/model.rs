@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Serialize, Serializer};
 use zc_profiler_ebpf::{
-    Direction, Dropped, Lost, Method, MethodCounters, ProcessCounters, ProcessKey,
+    Direction, Dropped, FOLLOWED, Lost, Method, MethodCounters, ProcessCounters, ProcessKey,
 };
 
 /// Runs of a carrier and the bytes they copied.
@@ -119,6 +119,9 @@ pub struct Process {
     /// The id of its cgroup, 0 if that is not known.
     #[serde(skip)]
     pub cgroup: u64,
+    /// Whether it was named to be followed, itself or an ancestor, and let in by nothing else.
+    #[serde(skip)]
+    pub followed: bool,
     /// What it did.
     #[serde(flatten)]
     pub counters: Counters,
@@ -219,6 +222,7 @@ impl Process {
             comm,
             exited: counters.exited != 0,
             cgroup: counters.cgroup,
+            followed: counters.tickets == [FOLLOWED, 0] && !key.is_pseudo(),
             counters: Counters::from(counters),
         }
     }

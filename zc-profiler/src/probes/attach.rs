@@ -87,6 +87,7 @@ impl Plan<'_> {
             .override_global("SYSCALL_METHODS", methods.as_slice(), true)
             .override_global(aya_log::LEVEL, &level, true)
             .map_max_entries("PROCESSES", self.processes)
+            .map_max_entries("PASSES", self.processes)
             .load(OBJECT)
             .map_err(Error::Load)?;
         let statuses = hooks::all(evidence)

@@ -1,4 +1,4 @@
-//! Letting processes in under [`super::Scope::Tree`].
+//! Letting processes in: which tickets there are, which are live, and who has them.
 
 use std::{
     collections::HashMap as StdHashMap,
@@ -9,12 +9,15 @@ use std::{
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, MapData, MapError},
+    maps::{Array, HashMap, MapData, MapError},
 };
-use zc_profiler_ebpf::{COMM_LEN, UNIT_LEN};
+use zc_profiler_ebpf::{COMM_LEN, EVERYBODY, FILTER_TICKETS, FOLLOWED, ProcessKey, UNIT_LEN};
 
-use super::{Error, take};
-use crate::{identity::Service, ledger::Ledger};
+use super::{Error, Scope, take};
+use crate::{
+    identity::Service,
+    ledger::{self, Ledger},
+};
 
 /// Whom to count, with their descendants. Nothing named is everybody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,86 +40,191 @@ impl Filter {
     }
 }
 
+/// One thing that a filter names. Its ticket is the bit of its place among all that were ever named:
+/// processes keep theirs, so no bit is given to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Criterion {
+    Process(ProcessKey),
+    Comm([u8; COMM_LEN]),
+    Unit(String),
+    /// By its directory.
+    Cgroup(PathBuf),
+}
+
 /// What the programs look at.
 pub(super) struct Wanted {
-    comms: HashMap<MapData, [u8; COMM_LEN], u8>,
-    cgroups: HashMap<MapData, u64, u8>,
-    units: HashMap<MapData, [u8; UNIT_LEN], u8>,
+    live: Array<MapData, u64>,
+    passes: HashMap<MapData, ProcessKey, u64>,
+    comms: HashMap<MapData, [u8; COMM_LEN], u64>,
+    cgroups: HashMap<MapData, u64, u64>,
+    units: HashMap<MapData, [u8; UNIT_LEN], u64>,
+    criteria: Vec<Criterion>,
+    /// What `live` holds.
+    tickets: u64,
 }
 
 impl Wanted {
-    pub fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        Ok(Self {
+    /// Opens the gate: all programs are attached.
+    pub fn open(ebpf: &mut Ebpf, scope: Scope) -> Result<Self, Error> {
+        let mut wanted = Self {
+            live: take(ebpf, ".bss")?,
+            passes: take(ebpf, "PASSES")?,
             comms: take(ebpf, "WANTED_COMMS")?,
             cgroups: take(ebpf, "WANTED_CGROUPS")?,
             units: take(ebpf, "WANTED_UNITS")?,
-        })
+            criteria: Vec::new(),
+            tickets: 0,
+        };
+        wanted.set_live(match scope {
+            Scope::System => EVERYBODY,
+            Scope::Tree => FOLLOWED,
+        })?;
+        Ok(wanted)
     }
 
-    /// Lets in whom the filter names: those who come, by the programs; those who are there, now.
-    pub fn admit(&mut self, filter: &Filter, ledger: &Ledger) -> Result<(), Error> {
+    fn set_live(&mut self, tickets: u64) -> Result<(), Error> {
+        self.live
+            .set(0, tickets, 0)
+            .map_err(|source| map_error(".bss", source))?;
+        self.tickets = tickets;
+        Ok(())
+    }
+
+    /// Has no program count anything any more.
+    pub fn disable(&mut self) {
+        if let Err(error) = self.set_live(0) {
+            log::debug!("closing the gate: {error}");
+        }
+    }
+
+    /// See [`super::Probes::filter`]. While processes are looked for, both the old filter and the new
+    /// one hold, so that no child of theirs is missed.
+    pub fn change(&mut self, filter: &Filter, ledger: &Ledger) -> Result<(), Error> {
+        let wanted = self.criteria_of(filter)?;
+        let old = self.tickets;
+        let known = self.criteria.len();
+        for criterion in &wanted {
+            if !self.criteria.contains(criterion) {
+                self.criteria.push(criterion.clone());
+            }
+        }
+        if self.criteria.len() > FILTER_TICKETS {
+            self.criteria.truncate(known);
+            return Err(Error::Filter(format!(
+                "filters have named more than {FILTER_TICKETS} things since the start"
+            )));
+        }
+        let mut new = 0;
+        for (place, criterion) in self.criteria.iter().enumerate() {
+            if wanted.contains(criterion) {
+                new |= 1 << place;
+            }
+        }
+        self.set_live(old | new)?;
+        let result = self.let_in(new, ledger);
+        let stays = match &result {
+            Ok(()) if filter.is_empty() => EVERYBODY,
+            Ok(()) => new,
+            Err(_) => old,
+        };
+        self.set_live(stays)?;
+        if stays != EVERYBODY {
+            ledger.hide_followed();
+        }
+        self.forget_all_but(stays);
+        result
+    }
+
+    /// What is wrong with a filter shows here, before anything is changed. What was there when it was
+    /// named first may have gone.
+    fn criteria_of(&self, filter: &Filter) -> Result<Vec<Criterion>, Error> {
+        let mut criteria = Vec::new();
+        for pid in &filter.pids {
+            let named = |criterion: &&Criterion| matches!(criterion, Criterion::Process(key) if key.pid == *pid);
+            let criterion = match ledger::key_of(*pid) {
+                Some(key) => Criterion::Process(key),
+                None => (self.criteria.iter().rev().find(named).cloned())
+                    .ok_or_else(|| Error::Filter(format!("pid {pid}: no such process")))?,
+            };
+            criteria.push(criterion);
+        }
         for comm in &filter.comms {
-            put(&mut self.comms, "WANTED_COMMS", padded(cut(comm)))?;
+            criteria.push(Criterion::Comm(padded(cut(comm.as_bytes()))));
         }
         for unit in &filter.units {
             if unit.len() >= UNIT_LEN {
+                let most = UNIT_LEN - 1;
                 return Err(Error::Filter(format!(
-                    "--unit {unit}: longer than {} letters",
-                    UNIT_LEN - 1
+                    "unit {unit}: longer than {most} letters"
                 )));
             }
-            put(&mut self.units, "WANTED_UNITS", padded(unit.as_bytes()))?;
+            criteria.push(Criterion::Unit(unit.clone()));
         }
-        self.want_cgroups(filter)?;
-        self.admit_running(filter, ledger)
-    }
-
-    fn want_cgroups(&mut self, filter: &Filter) -> Result<(), Error> {
         if filter.units.is_empty() && filter.cgroups.is_empty() {
-            return Ok(());
+            return Ok(criteria);
         }
         let root = crate::identity::default_hierarchy().ok_or_else(|| {
             Error::Filter("cgroup v2 is not mounted, by which units are told".into())
         })?;
         for cgroup in &filter.cgroups {
-            let path = root.join(
-                cgroup
-                    .strip_prefix(&root)
-                    .or_else(|_| cgroup.strip_prefix("/"))
-                    .unwrap_or(cgroup),
-            );
-            if !path.is_dir() {
-                return Err(Error::Filter(format!(
-                    "--cgroup {}: no such cgroup",
-                    cgroup.display()
-                )));
+            let inside = (cgroup.strip_prefix(&root)).or_else(|_| cgroup.strip_prefix("/"));
+            let path = root.join(inside.unwrap_or(cgroup));
+            let criterion = Criterion::Cgroup(path.clone());
+            if !path.is_dir() && !self.criteria.contains(&criterion) {
+                let cgroup = cgroup.display();
+                return Err(Error::Filter(format!("cgroup {cgroup}: no such cgroup")));
             }
-            self.want_tree(&path, &mut |_| true)?;
+            criteria.push(criterion);
         }
-        if !filter.units.is_empty() {
-            let wanted = |path: &Path| {
-                let inside = path.strip_prefix(&root).unwrap_or(path);
-                let unit = Service::of_path(inside.as_os_str().as_bytes()).unit;
-                unit.is_some_and(|unit| filter.units.contains(&unit))
-            };
-            self.want_tree(&root, &mut { wanted })?;
-        }
-        Ok(())
+        Ok(criteria)
     }
 
-    /// Wants the cgroups of a tree for which that is so.
-    fn want_tree(
-        &mut self,
-        root: &Path,
-        wanted: &mut dyn FnMut(&Path) -> bool,
-    ) -> Result<(), Error> {
+    /// Lets in whom these tickets name: those who come, by the programs; those who are there, now.
+    fn let_in(&mut self, tickets: u64, ledger: &Ledger) -> Result<(), Error> {
+        let criteria: Vec<_> = (self.criteria.iter().cloned().enumerate())
+            .map(|(place, criterion)| (1u64 << place, criterion))
+            .filter(|(ticket, _)| ticket & tickets != 0)
+            .collect();
+        for (ticket, criterion) in &criteria {
+            match criterion {
+                Criterion::Process(_) => {}
+                Criterion::Comm(comm) => put(&mut self.comms, "WANTED_COMMS", *comm, *ticket)?,
+                Criterion::Unit(unit) => {
+                    let name = padded(unit.as_bytes());
+                    put(&mut self.units, "WANTED_UNITS", name, *ticket)?;
+                }
+                Criterion::Cgroup(path) => self.want_tree(path, &|_| *ticket)?,
+            }
+        }
+        let units: StdHashMap<_, _> = (criteria.iter())
+            .filter_map(|(ticket, criterion)| match criterion {
+                Criterion::Unit(unit) => Some((unit.clone(), *ticket)),
+                _ => None,
+            })
+            .collect();
+        if let Some(root) = crate::identity::default_hierarchy().filter(|_| !units.is_empty()) {
+            let ticket = |path: &Path| {
+                let inside = path.strip_prefix(&root).unwrap_or(path);
+                let unit = Service::of_path(inside.as_os_str().as_bytes()).unit;
+                unit.and_then(|unit| units.get(&unit).copied()).unwrap_or(0)
+            };
+            self.want_tree(&root, &ticket)?;
+        }
+        self.admit_running(&criteria, ledger)
+    }
+
+    /// Gives the cgroups of a tree their tickets. Each has its own before those in it are looked for:
+    /// what is made meanwhile, the programs see to.
+    fn want_tree(&mut self, root: &Path, ticket: &dyn Fn(&Path) -> u64) -> Result<(), Error> {
         let mut directories = vec![root.to_owned()];
         while let Some(directory) = directories.pop() {
-            if wanted(&directory)
+            let ticket = ticket(&directory);
+            if ticket != 0
                 && let Ok(metadata) = fs::metadata(&directory)
             {
-                put(&mut self.cgroups, "WANTED_CGROUPS", metadata.ino())?;
+                put(&mut self.cgroups, "WANTED_CGROUPS", metadata.ino(), ticket)?;
             }
+            // One that cannot be read has just been removed.
             for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     directories.push(entry.path());
@@ -128,45 +236,92 @@ impl Wanted {
 
     /// Goes through the running processes until no more are found: a child may be made by a process
     /// that is not in yet.
-    fn admit_running(&self, filter: &Filter, ledger: &Ledger) -> Result<(), Error> {
-        for pid in &filter.pids {
-            if !ledger.admit(*pid)? {
-                return Err(Error::Filter(format!("--pid {pid}: no such process")));
-            }
+    fn admit_running(
+        &mut self,
+        criteria: &[(u64, Criterion)],
+        ledger: &Ledger,
+    ) -> Result<(), Error> {
+        if criteria.is_empty() {
+            return Ok(());
         }
-        let mut admitted: Vec<u32> = filter.pids.clone();
+        let mut admitted: StdHashMap<u32, u64> = StdHashMap::new();
         loop {
-            let before = admitted.len();
-            for (pid, process) in running() {
-                let comes_in = !admitted.contains(&pid)
-                    && (admitted.contains(&process.parent)
-                        || filter.comms.iter().any(|comm| cut(comm) == process.comm)
-                        || process
-                            .cgroup
-                            .is_some_and(|id| self.cgroups.get(&id, 0).is_ok()));
-                if comes_in && ledger.admit(pid)? {
-                    admitted.push(pid);
+            let mut found = false;
+            for process in running() {
+                let of = |pid| admitted.get(&pid).copied().unwrap_or(0);
+                let of_cgroup = (process.cgroup)
+                    .and_then(|id| self.cgroups.get(&id, 0).ok())
+                    .unwrap_or(0);
+                let mut tickets = of(process.parent) | of_cgroup;
+                for (ticket, criterion) in criteria {
+                    let named = match criterion {
+                        Criterion::Process(key) => *key == process.key,
+                        Criterion::Comm(comm) => *comm == padded(cut(&process.comm)),
+                        Criterion::Unit(_) | Criterion::Cgroup(_) => false,
+                    };
+                    if named {
+                        tickets |= ticket;
+                    }
+                }
+                if tickets & !of(process.key.pid) == 0 {
+                    continue;
+                }
+                found = true;
+                admitted.insert(process.key.pid, tickets | of(process.key.pid));
+                let new = (ledger.admit(process.key, tickets))
+                    .map_err(|source| map_error("PROCESSES", source))?;
+                if !new {
+                    put(&mut self.passes, "PASSES", process.key, tickets)?;
                 }
             }
-            if admitted.len() == before {
+            if !found {
                 return Ok(());
             }
+        }
+    }
+
+    /// Makes room; what stays behind lets nobody in.
+    fn forget_all_but(&mut self, tickets: u64) {
+        for (place, criterion) in self.criteria.iter().enumerate() {
+            if tickets & (1 << place) != 0 {
+                continue;
+            }
+            match criterion {
+                Criterion::Comm(comm) => _ = self.comms.remove(comm),
+                Criterion::Unit(unit) => _ = self.units.remove(&padded(unit.as_bytes())),
+                Criterion::Process(_) | Criterion::Cgroup(_) => {}
+            }
+        }
+        let gone: Vec<_> = (self.cgroups.iter().flatten())
+            .filter(|(_, of_cgroup)| of_cgroup & tickets == 0)
+            .map(|(id, _)| id)
+            .collect();
+        for id in gone {
+            _ = self.cgroups.remove(&id);
+        }
+    }
+
+    /// Processes that will not be seen again.
+    pub fn forget(&mut self, processes: &[ProcessKey]) {
+        for key in processes {
+            _ = self.passes.remove(key);
         }
     }
 }
 
 /// Longer names are cut, as the kernel does.
-fn cut(comm: &str) -> &[u8] {
-    &comm.as_bytes()[..comm.len().min(COMM_LEN - 1)]
+fn cut(comm: &[u8]) -> &[u8] {
+    &comm[..comm.len().min(COMM_LEN - 1)]
 }
 
 struct Running {
+    key: ProcessKey,
     comm: Vec<u8>,
     parent: u32,
     cgroup: Option<u64>,
 }
 
-fn running() -> StdHashMap<u32, Running> {
+fn running() -> Vec<Running> {
     let root = crate::identity::default_hierarchy();
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -180,14 +335,14 @@ fn running() -> StdHashMap<u32, Running> {
         let content = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         let path = content.lines().find_map(|line| line.strip_prefix("0::/"));
         let directory = root.as_ref().zip(path).map(|(root, path)| root.join(path));
-        let process = Running {
+        Some(Running {
+            key: ledger::key_of_stat(pid, fields)?,
             comm: stat.get(open + 1..close)?.to_vec(),
             parent: fields.split_ascii_whitespace().nth(1)?.parse().ok()?,
             cgroup: directory
                 .and_then(|path| fs::metadata(path).ok())
                 .map(|it| it.ino()),
-        };
-        Some((pid, process))
+        })
     })
     .collect()
 }
@@ -200,13 +355,30 @@ fn padded<const N: usize>(text: &[u8]) -> [u8; N] {
     name
 }
 
-fn put<K: Pod>(map: &mut HashMap<MapData, K, u8>, name: &'static str, key: K) -> Result<(), Error> {
-    map.insert(key, 1, 0).map_err(|source| match source {
+/// Adds tickets to a key's. Beside this one, only the programs make entries, each once.
+fn put<K: Pod>(
+    map: &mut HashMap<MapData, K, u64>,
+    name: &'static str,
+    key: K,
+    tickets: u64,
+) -> Result<(), Error> {
+    let result = match map.insert(key, tickets, ledger::BPF_NOEXIST) {
+        Err(_) if map.get(&key, 0).is_ok() => {
+            let held = map.get(&key, 0).unwrap_or_default();
+            map.insert(key, held | tickets, 0)
+        }
+        result => result,
+    };
+    result.map_err(|source| map_error(name, source))
+}
+
+fn map_error(name: &'static str, source: MapError) -> Error {
+    match source {
         MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
-            Error::Filter(format!("the filter is full ({name})"))
+            Error::Filter(format!("there is no room for so many ({name})"))
         }
         source => Error::Map { name, source },
-    })
+    }
 }
 
 #[cfg(test)]
@@ -216,7 +388,9 @@ mod tests {
     #[test]
     fn this_process_is_found_running() {
         let running = running();
-        let own = running.get(&std::process::id()).expect("this process");
+        let own = running.iter().find(|one| one.key.pid == std::process::id());
+        let own = own.expect("this process");
+        assert_eq!(Some(own.key), ledger::key_of(std::process::id()));
         let parent = std::os::unix::process::parent_id();
         assert_eq!(own.parent, parent);
         let comm = fs::read("/proc/self/comm").expect("comm");
@@ -225,7 +399,7 @@ mod tests {
 
     #[test]
     fn names_are_cut_and_padded_as_the_kernel_does() {
-        assert_eq!(cut("a-very-long-command"), b"a-very-long-com");
+        assert_eq!(cut(b"a-very-long-command"), b"a-very-long-com");
         assert_eq!(padded::<4>(b"ab"), *b"ab\0\0");
     }
 }

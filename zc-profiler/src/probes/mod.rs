@@ -7,14 +7,18 @@ mod info;
 mod status;
 mod witness;
 
-use std::{io, os::fd::AsFd};
+use std::{
+    io,
+    os::fd::AsFd,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError},
+    maps::{HashMap, MapData, MapError},
 };
 use thiserror::Error;
-use zc_profiler_ebpf::{ProcessCounters, ProcessKey};
+use zc_profiler_ebpf::{FOLLOWED, ProcessCounters, ProcessKey};
 
 use self::filter::Wanted;
 pub use self::{
@@ -24,7 +28,7 @@ pub use self::{
 };
 use crate::{
     kernel::{self, Environment, Need, btf},
-    ledger::{self, Ledger},
+    ledger::Ledger,
 };
 
 /// Which processes are counted.
@@ -127,9 +131,6 @@ pub enum Error {
     /// What the filter names is not there.
     #[error("{0}")]
     Filter(String),
-    /// A process could not be let in.
-    #[error(transparent)]
-    Ledger(#[from] ledger::Error),
     /// The witness cannot be called.
     #[error("{0}")]
     Witness(String),
@@ -151,7 +152,7 @@ const PROCESSES: u32 = 16_384;
 pub struct Probes {
     /// Owns the programs and their links.
     ebpf: Ebpf,
-    wanted: Wanted,
+    wanted: Mutex<Wanted>,
     statuses: Vec<Status>,
     evidence: Evidence,
 }
@@ -177,7 +178,6 @@ impl Probes {
                  charged to whoever has it done"
             );
         }
-        layout.filtered = (scope == Scope::Tree).into();
         layout.preemptible = environment.preemptible.into();
         let pio_disks = kernel::pio_disks();
         layout.pio_disks = u32::try_from(pio_disks.len()).unwrap_or(u32::MAX);
@@ -211,24 +211,38 @@ impl Probes {
         }
         let ledger = open_ledger(&mut ebpf)?;
         exclude_from_dma(&mut ebpf, &pio_disks)?;
-        enable(&mut ebpf)?;
-        let wanted = Wanted::open(&mut ebpf)?;
+        let wanted = Wanted::open(&mut ebpf, scope)?;
         let probes = Self {
             ebpf,
-            wanted,
+            wanted: Mutex::new(wanted),
             statuses,
             evidence,
         };
         Ok((probes, ledger, environment))
     }
 
-    /// Lets in whom the filter names, under [`Scope::Tree`].
+    /// Counts whom the filter names, and their descendants, from now on, and nobody else.
     ///
     /// # Errors
     ///
-    /// If something of it is not there, or there is no room.
-    pub fn admit(&mut self, filter: &Filter, ledger: &Ledger) -> Result<(), Error> {
-        self.wanted.admit(filter, ledger)
+    /// If something of it is not there, or there is no room; then those are counted who were before.
+    pub fn filter(&self, filter: &Filter, ledger: &Ledger) -> Result<(), Error> {
+        self.wanted().change(filter, ledger)
+    }
+
+    /// Has no program count anything any more.
+    pub fn disable(&self) {
+        self.wanted().disable();
+    }
+
+    /// Processes that will not be seen again.
+    pub fn forget(&self, processes: &[ProcessKey]) {
+        self.wanted().forget(processes);
+    }
+
+    /// A panic while holding it leaves a filter as good as any.
+    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What became of each row of the hook table.
@@ -291,8 +305,13 @@ fn explained(error: Error, environment: &Environment, limited: bool) -> Error {
 fn open_ledger(ebpf: &mut Ebpf) -> Result<Ledger, Error> {
     let mut processes: HashMap<MapData, ProcessKey, ProcessCounters> = take(ebpf, "PROCESSES")?;
     for key in [ProcessKey::KERNEL, ProcessKey::OVERFLOW] {
+        // Where processes are followed, PIO is of interest too, which nobody's is.
+        let counters = ProcessCounters {
+            tickets: [FOLLOWED, 0],
+            ..ProcessCounters::default()
+        };
         processes
-            .insert(key, ProcessCounters::default(), 0)
+            .insert(key, counters, 0)
             .map_err(|source| Error::Map {
                 name: "PROCESSES",
                 source,
@@ -310,15 +329,6 @@ fn exclude_from_dma(ebpf: &mut Ebpf, disks: &[u32]) -> Result<(), Error> {
             .map_err(|source| Error::Map { name, source })?;
     }
     Ok(())
-}
-
-/// Opens the gate that every program looks at: all are attached.
-fn enable(ebpf: &mut Ebpf) -> Result<(), Error> {
-    let mut globals: Array<MapData, u32> = take(ebpf, ".bss")?;
-    globals.set(0, 1, 0).map_err(|source| Error::Map {
-        name: ".bss",
-        source,
-    })
 }
 
 fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
