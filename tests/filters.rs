@@ -326,7 +326,7 @@ fn the_filter_changes_under_load_and_no_count_is_lost() {
         r#"comm = ["zc-keep"]"#,
         "",
         r#"comm = ["zc-keep", "zc-leave", "zc-nobody"]"#,
-        &format!(r#"pid = [{}]"#, keep.child.pid),
+        &format!("pid = [{}]", keep.child.pid),
     ] {
         reconfigure(&mut server, &file, filter);
         keep.wait_for_more();

@@ -20,6 +20,7 @@ mod ring;
 mod serve;
 mod services;
 mod splices;
+mod stopping;
 mod support;
 mod switches;
 mod veth;

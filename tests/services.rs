@@ -183,6 +183,36 @@ fn hostile_names_are_labels_like_any_other() {
 }
 
 #[test]
+fn a_process_is_not_taken_for_the_kernel_or_the_rest() {
+    let server = Server::start_with(&["--group-by", "comm"]);
+    let file = source("named-source");
+    let pseudo = |name: &str| {
+        let series = format!(r#"zc_payload_bytes_total{{comm="{name}",method="read"}}"#);
+        server.samples().get(&series).copied().unwrap_or(0.0)
+    };
+    for (name, series) in [
+        (c"kernel", "kernel (a process)"),
+        (c"other", "other (a process)"),
+    ] {
+        let before = pseudo(name.to_str().expect("UTF-8"));
+        let path = file.clone();
+        let child = Child::stopped_before(move || {
+            // SAFETY: the name ends in a zero.
+            unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+            fs::read(&path).expect("read");
+        });
+        child.wait_stopped();
+        child.go_on();
+        child.wait_stopped();
+        assert!(exact(pseudo(series), f64::from(BYTES)), "{series}");
+        assert!(exact(pseudo(name.to_str().expect("UTF-8")), before));
+        child.go_on();
+        child.wait_exited();
+    }
+    fs::remove_file(file).expect("unlink");
+}
+
+#[test]
 fn the_configuration_is_read_again_without_losing_a_count() {
     let directory = tempfile::tempdir().expect("tempdir");
     let file = directory.path().join("config.toml");

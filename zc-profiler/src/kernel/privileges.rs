@@ -32,8 +32,8 @@ struct Sets {
 }
 
 /// Drops, for good, every capability of this thread and of those it will start, but what reading the
-/// counters takes. Says what is kept. To be called before there are other threads: the kernel knows
-/// capabilities of threads only.
+/// counters takes. Says what is kept. The kernel knows capabilities of threads only: each that is there
+/// already calls this for itself.
 ///
 /// # Errors
 ///

@@ -70,6 +70,11 @@ impl Name {
         let mut name = Self::default();
         if by != GroupBy::Service || !known {
             name.comm.clone_from(&process.comm);
+            // Where no pid tells them apart. No command name is as long.
+            let taken = [Process::KERNEL, Self::OTHER].contains(&&*process.comm);
+            if taken && by != GroupBy::Process && !process.key.is_pseudo() {
+                name.comm.push_str(" (a process)");
+            }
         }
         if by == GroupBy::Process && process.key != ProcessKey::OVERFLOW {
             name.pid = process.pid.to_string();
@@ -342,6 +347,30 @@ mod tests {
             (Some(1), Some(17))
         );
         assert_eq!(groups.turned_away(), 1, "each process once");
+    }
+
+    #[test]
+    fn a_process_named_like_no_process_is_a_group_of_its_own() {
+        let mut pseudo = [process(0, "kernel"), process(u32::MAX, "other")];
+        pseudo[0].key = ProcessKey::KERNEL;
+        pseudo[1].key = ProcessKey::OVERFLOW;
+        let mut processes = [process(1, "kernel"), process(2, "other")];
+        for (bytes, process) in pseudo.iter_mut().chain(&mut processes).enumerate() {
+            work(process, 1 << bytes);
+        }
+        let all = [pseudo, processes].concat();
+        for by in [GroupBy::Comm, GroupBy::Service] {
+            let mut groups = by_comm(10);
+            groups.change(Grouping {
+                by,
+                ..groups.grouping
+            });
+            groups.count(&all, Instant::now(), &mut nothing);
+            let of = |comm| of(&groups, comm);
+            assert_eq!((of("kernel"), of("other")), (Some(1), Some(2)));
+            assert_eq!(of("kernel (a process)"), Some(4));
+            assert_eq!(of("other (a process)"), Some(8));
+        }
     }
 
     #[test]

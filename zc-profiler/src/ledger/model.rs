@@ -208,11 +208,14 @@ impl Snapshot {
 }
 
 impl Process {
+    /// What the pseudo-process of the kernel's own work is called.
+    pub const KERNEL: &str = "kernel";
+
     /// From the kernel's counters.
     #[must_use]
     pub fn new(key: ProcessKey, counters: &ProcessCounters) -> Self {
         let comm = match key {
-            ProcessKey::KERNEL => "kernel".into(),
+            ProcessKey::KERNEL => Self::KERNEL.into(),
             ProcessKey::OVERFLOW => "other".into(),
             _ => comm(&counters.comm),
         };

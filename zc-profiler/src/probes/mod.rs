@@ -10,7 +10,7 @@ mod witness;
 use std::{
     io,
     os::fd::AsFd,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, mpsc},
 };
 
 use aya::{
@@ -357,12 +357,23 @@ fn raise_memlock_limit() -> bool {
 fn forward_logs(ebpf: &mut Ebpf) {
     match aya_log::EbpfLogger::init(ebpf) {
         Ok(mut logger) => {
+            let (done, dropped) = mpsc::channel();
             std::thread::spawn(move || {
+                // It has them from its parent, which may still need its own; reading takes none.
+                let result = kernel::give_up();
+                let refused = result.is_err();
+                _ = done.send(result);
+                if refused {
+                    return;
+                }
                 loop {
                     logger.flush();
                     std::thread::sleep(std::time::Duration::from_millis(100));
                 }
             });
+            if let Ok(Err(error)) = dropped.recv() {
+                log::warn!("the programs' own log is not shown, with capabilities kept: {error}");
+            }
         }
         Err(error) => log::warn!("the programs' own log is not available: {error}"),
     }
