@@ -7,7 +7,7 @@ pub struct Service {
     /// The systemd unit; of a container, the unit that runs inside it, or else the one that holds it.
     /// A scope that was made for a container only is not named.
     pub unit: Option<String>,
-    /// The id of the innermost container.
+    /// The innermost container: its name if its runtime tells, else its id.
     pub container: Option<String>,
     /// The UID of the Kubernetes pod.
     pub pod: Option<String>,

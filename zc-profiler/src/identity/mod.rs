@@ -1,6 +1,7 @@
 //! Which service a process belongs to, from the path of its cgroup.
 
 mod cgroup;
+mod names;
 mod services;
 
 pub use self::{

@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use super::Service;
+use super::{Service, names::Names};
 use crate::ledger::{Process, ProcessKey};
 
 /// How many cgroups are remembered at most.
@@ -23,6 +23,7 @@ pub struct Services {
     /// Where the default (v2) hierarchy is mounted, if it is.
     root: Option<PathBuf>,
     by_cgroup: HashMap<u64, Arc<Service>>,
+    names: Names,
     /// In which round the tree was walked last.
     walked: Option<Instant>,
     nothing: Arc<Service>,
@@ -32,12 +33,13 @@ impl Services {
     /// Of this machine.
     #[must_use]
     pub fn new() -> Self {
-        Self::below(default_hierarchy())
+        Self::below(default_hierarchy(), Names::below("/"))
     }
 
-    fn below(root: Option<PathBuf>) -> Self {
+    fn below(root: Option<PathBuf>, names: Names) -> Self {
         Self {
             root,
+            names,
             by_cgroup: HashMap::new(),
             walked: None,
             nothing: Arc::default(),
@@ -55,7 +57,7 @@ impl Services {
         }
         // Where services are in the hierarchies of v1, only the process can tell, while it lives.
         match of_process(process.key) {
-            Some(service) if !service.is_unknown() => Arc::new(service),
+            Some(service) if !service.is_unknown() => Arc::new(named(service, &mut self.names)),
             _ => found,
         }
     }
@@ -95,13 +97,21 @@ impl Services {
                 let service = if service.is_unknown() {
                     Arc::clone(&self.nothing)
                 } else {
-                    Arc::new(service)
+                    Arc::new(named(service, &mut self.names))
                 };
                 self.by_cgroup.insert(entry.ino(), service);
                 directories.push(path);
             }
         }
     }
+}
+
+/// With the container's name for its id, if the runtime tells.
+fn named(mut service: Service, names: &mut Names) -> Service {
+    if let Some(name) = service.container.as_deref().and_then(|id| names.of(id)) {
+        service.container = Some(name);
+    }
+    service
 }
 
 impl Default for Services {
@@ -175,7 +185,7 @@ mod tests {
             fs::metadata(&path).expect("stat").ino()
         };
         let nginx = make("system.slice/nginx.service");
-        let mut services = Services::below(Some(root.path().into()));
+        let mut services = Services::below(Some(root.path().into()), Names::below("/nowhere"));
         let begin = Instant::now();
         let mut unit = |cgroup, round| {
             let round = begin + Duration::from_secs(round);
@@ -190,5 +200,26 @@ mod tests {
         assert_eq!(unit(u64::MAX, 3), None);
         assert_eq!(unit(nginx, 3), None, "forgotten");
         assert_eq!(unit(0, 4), None, "the kernel does not tell");
+    }
+
+    #[test]
+    fn a_container_goes_by_its_name_if_the_runtime_tells() {
+        const IDS: [char; 2] = ['a', 'b'];
+        let root = tempfile::tempdir().expect("tempdir");
+        let [named, unnamed] = IDS.map(|letter| letter.to_string().repeat(64));
+        let inode = |id: &str| {
+            let path = root.path().join(format!("system.slice/docker-{id}.scope"));
+            fs::create_dir_all(&path).expect("mkdir");
+            fs::metadata(&path).expect("stat").ino()
+        };
+        let cgroups = [inode(&named), inode(&unnamed)];
+        let files = root.path().join("var/lib/docker/containers").join(&named);
+        fs::create_dir_all(&files).expect("mkdir");
+        fs::write(files.join("config.v2.json"), r#"{"Name":"/web"}"#).expect("write");
+        let names = Names::below(root.path());
+        let mut services = Services::below(Some(root.path().into()), names);
+        let now = Instant::now();
+        let containers = cgroups.map(|cgroup| services.of(&process(cgroup), now).container.clone());
+        assert_eq!(containers, [Some("web".to_owned()), Some(unnamed)]);
     }
 }

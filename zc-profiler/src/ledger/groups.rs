@@ -57,7 +57,7 @@ pub struct Name {
     pub pid: String,
     /// The systemd unit.
     pub unit: String,
-    /// The container's id.
+    /// The container's name, else its id.
     pub container: String,
 }
 
