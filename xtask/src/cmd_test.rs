@@ -30,6 +30,9 @@ pub struct Arguments {
     tests: Vec<String>,
 }
 
+/// Shows the table of all kernels.
+const PATHS: &str = "zc-profiler/PATHS.md";
+
 const TIMEOUT: Duration = Duration::from_mins(30);
 
 /// Steps that are cargo commands: all at one profile, so that they share what they build.
@@ -85,8 +88,27 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
     if !failed.is_empty() {
         bail!("the end-to-end tests failed on {}", failed.join(", "));
     }
+    // A choice of tests proves a choice of paths.
+    if arguments.tests.is_empty() {
+        compare(&matrix)?;
+    }
     println!("xtask test: ok in {} s", start.elapsed().as_secs());
     Ok(0)
+}
+
+/// Fails if the document that users read says anything else.
+fn compare(matrix: &Matrix) -> Result<()> {
+    let file = artifacts::root().join(PATHS);
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {PATHS}"))?;
+    let documented = Matrix::documented(&text).with_context(|| PATHS.to_owned())?;
+    let differences = matrix.differences(&documented);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "the tests have proven other paths than {PATHS} shows:\n  {}",
+        differences.join("\n  ")
+    );
 }
 
 fn step<T>(title: &str, action: impl FnOnce() -> Result<T>) -> Result<T> {
