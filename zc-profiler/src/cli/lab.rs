@@ -10,6 +10,7 @@ use std::{
     ffi::CString,
     future,
     io::{self, Write},
+    iter,
     mem::MaybeUninit,
     net::TcpListener,
     os::unix::ffi::OsStrExt,
@@ -21,19 +22,21 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 
 use crate::{
     Accounts, Options, Profiler, Scope,
     export::{http, json},
     ledger::{Counters, GroupBy, Grouping, ProcessKey},
-    workload::{self, Meter, MeterError, Plan, SCENARIOS, Scenario, Signals, Target},
+    workload::{self, Meter, MeterError, Plan, Scenario, Signals, TABLES, Target, scenarios},
 };
 use row::{Document, Row};
 
 /// The largest count that one system call takes (`MAX_RW_COUNT`).
 const LARGEST_CHUNK: u64 = 0x7fff_f000;
 const DEFAULT_CHUNK: u64 = 64 << 10;
+/// What means every scenario.
+const ALL: &str = "all";
 
 /// Arguments of `lab`.
 #[derive(Debug, clap::Args)]
@@ -43,7 +46,7 @@ const DEFAULT_CHUNK: u64 = 64 << 10;
     a row whose measured bytes differ from them by one says FAIL, and the exit code is 1."
 )]
 pub struct LabArgs {
-    /// The methods to drive; all if none is named
+    /// What to drive: methods, whole tables of them, or all [default: the tables classic and methods]
     #[arg(value_name = "METHOD", value_parser = PossibleValuesParser::new(method_names()))]
     methods: Vec<String>,
     /// How much each method moves; K, M and G mean 1024, 1024^2 and 1024^3
@@ -106,12 +109,7 @@ pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn drive(args: &LabArgs, options: Options, signals: &Signals) -> anyhow::Result<ExitCode> {
-    let scenarios: Vec<&'static Scenario> = SCENARIOS
-        .iter()
-        .filter(|scenario| {
-            args.methods.is_empty() || args.methods.iter().any(|name| name == scenario.method)
-        })
-        .collect();
+    let scenarios = chosen(&args.methods);
     let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     let hardware = args.hardware.found(&dir);
     let (scenarios, left_out) = hardware::possible(scenarios, &hardware);
@@ -244,14 +242,35 @@ fn say(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-fn method_names() -> Vec<&'static str> {
-    let mut names = Vec::new();
-    for scenario in &SCENARIOS {
-        if !names.contains(&scenario.method) {
-            names.push(scenario.method);
-        }
-    }
-    names
+/// The scenarios of these names, in the order of the tables; the usual ones if none is named.
+fn chosen(names: &[String]) -> Vec<&'static Scenario> {
+    let wanted = |name: &str| names.iter().any(|other| other == name);
+    TABLES
+        .iter()
+        .flat_map(|table| {
+            let whole = wanted(ALL) || wanted(table.name) || names.is_empty() && table.usual;
+            table
+                .rows
+                .iter()
+                .filter(move |row| whole || wanted(row.method))
+        })
+        .collect()
+}
+
+/// What METHOD may be.
+fn method_names() -> Vec<PossibleValue> {
+    let everything = PossibleValue::new(ALL).help("every method on every target");
+    let tables = TABLES
+        .iter()
+        .map(|table| PossibleValue::new(table.name).help(table.about));
+    let mut names: Vec<_> = scenarios().map(|scenario| scenario.method).collect();
+    names.sort_unstable();
+    names.dedup();
+    let methods = names.into_iter().map(PossibleValue::new);
+    iter::once(everything)
+        .chain(tables)
+        .chain(methods)
+        .collect()
 }
 
 fn chunk(args: &LabArgs) -> anyhow::Result<usize> {

@@ -18,7 +18,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Calls, Error, SCENARIOS,
+    Calls, Error, scenarios,
     target::{Address, open, receive, resent, settle},
     transfer::{Flow, moved},
 };
@@ -32,7 +32,7 @@ pub const STOP_SWITCHES: u64 = 1;
 pub(super) enum Job {
     /// From the file that standard input is.
     Send {
-        /// Index into [`SCENARIOS`].
+        /// Which of the [`scenarios`].
         scenario: usize,
         to: Address,
         payload: u64,
@@ -90,8 +90,8 @@ pub fn work(order: &str) -> Result<(), Error> {
     let report = match &order.job {
         Job::Send { scenario, .. } => {
             name(
-                SCENARIOS
-                    .get(*scenario)
+                scenarios()
+                    .nth(*scenario)
                     .map_or("send", |scenario| scenario.method),
             );
             send(&order.job).map(|report| serde_json::json!(report))
@@ -115,8 +115,8 @@ fn send(job: &Job) -> Result<Report, Error> {
     else {
         return Ok(Report::default());
     };
-    let scenario = SCENARIOS
-        .get(*scenario)
+    let scenario = scenarios()
+        .nth(*scenario)
         .ok_or(Error::TooLarge(*scenario as u64))?;
     let source = io::stdin()
         .as_fd()

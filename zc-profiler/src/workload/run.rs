@@ -8,8 +8,9 @@ use std::{
 };
 
 use super::{
-    Error, Hardware, Report, SCENARIOS, STOP_SWITCHES, Scenario, Signals, hardware,
+    Error, Hardware, Report, STOP_SWITCHES, Scenario, Signals, hardware,
     job::Job,
+    scenarios,
     target::{self, Sink},
     worker::Worker,
 };
@@ -84,7 +85,7 @@ impl Plan {
         self.payload.div_ceil(self.chunk as u64)
     }
 
-    /// Drives one of [`SCENARIOS`] in processes of its own, measures the sender, and checks that the
+    /// Drives one of the [`scenarios`] in processes of its own, measures the sender, and checks that the
     /// payload arrived intact. To be called by the main thread, with which workers live and die.
     ///
     /// # Errors
@@ -99,10 +100,9 @@ impl Plan {
     ) -> Result<Run, Error> {
         let sink = Sink::new(scenario.target, &self.dir, self.payload, &self.hardware)?;
         let job = Job::Send {
-            scenario: SCENARIOS
-                .iter()
+            scenario: scenarios()
                 .position(|other| std::ptr::eq(other, scenario))
-                .unwrap_or(SCENARIOS.len()),
+                .unwrap_or(usize::MAX),
             to: sink.address(),
             payload: self.payload,
             chunk: self.chunk,

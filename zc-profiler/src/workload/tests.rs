@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{target::Sink, transfer::Flow, *};
+use crate::ledger::Method;
 
 /// Payload and chunk.
 const SIZES: [(u64, usize); 6] = [
@@ -74,10 +75,7 @@ fn drive(scenario: &Scenario, size: (u64, usize)) -> Calls {
 
 #[test]
 fn every_scenario_moves_the_payload_intact() {
-    for scenario in SCENARIOS
-        .iter()
-        .filter(|scenario| Hardware::default().lacks(scenario).is_none())
-    {
+    for scenario in scenarios().filter(|scenario| Hardware::default().lacks(scenario).is_none()) {
         for size in SIZES {
             let calls = drive(scenario, size);
             let chunks = size.0.div_ceil(size.1 as u64);
@@ -95,10 +93,7 @@ fn every_scenario_moves_the_payload_intact() {
 
 #[test]
 fn files_take_exactly_the_calls_of_the_theory() {
-    for scenario in SCENARIOS
-        .iter()
-        .filter(|scenario| scenario.target == Target::File)
-    {
+    for scenario in scenarios().filter(|scenario| scenario.target == Target::File) {
         for size in [(4096, 1), (4 << 20, 65536), (1_000_003, 10_007)] {
             let calls = drive(scenario, size).total();
             let chunks = size.0.div_ceil(size.1 as u64);
@@ -116,7 +111,7 @@ fn files_take_exactly_the_calls_of_the_theory() {
 #[test]
 fn truths_add_up() {
     let mut names = BTreeSet::new();
-    for scenario in &SCENARIOS {
+    for scenario in scenarios() {
         assert!(
             names.insert((scenario.method, scenario.target.name())),
             "{} twice",
@@ -164,14 +159,14 @@ fn temporary_files_have_no_name() {
 #[test]
 fn a_scenario_says_which_hardware_it_lacks() {
     let disk = |scenario: &&Scenario| scenario.method == "pio-read";
-    let scenario = SCENARIOS.iter().find(disk).unwrap();
+    let scenario = scenarios().find(disk).unwrap();
     let mut hardware = Hardware::default();
     assert_eq!(hardware.lacks(scenario), Some("no --pio-disk to read from"));
     hardware.pio_disk = Some("/dev/sda".into());
     assert_eq!(hardware.lacks(scenario), None);
     let lacking = |hardware: &Hardware| {
         let lacks = |scenario: &&Scenario| hardware.lacks(scenario).is_some();
-        SCENARIOS.iter().filter(lacks).count()
+        scenarios().filter(lacks).count()
     };
     assert_eq!(lacking(&Hardware::default()), 6);
 }

@@ -77,13 +77,13 @@ pub fn possible(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::SCENARIOS;
+    use crate::workload::scenarios;
 
     #[test]
     fn what_is_left_out_is_named() {
-        let all = || SCENARIOS.iter().collect::<Vec<_>>();
+        let all = || scenarios().collect::<Vec<_>>();
         let (rows, left_out) = possible(all(), &Hardware::default());
-        assert_eq!(rows.len() + left_out.len(), SCENARIOS.len());
+        assert_eq!(rows.len() + left_out.len(), scenarios().count());
         assert_eq!(
             left_out[0],
             "pio-read to memory: no --pio-disk to read from"
