@@ -194,7 +194,6 @@ fn a_process_is_not_taken_for_the_kernel_or_the_rest() {
         (c"kernel", "kernel (a process)"),
         (c"other", "other (a process)"),
     ] {
-        let before = pseudo(name.to_str().expect("UTF-8"));
         let path = file.clone();
         let child = Child::stopped_before(move || {
             // SAFETY: the name ends in a zero.
@@ -202,6 +201,8 @@ fn a_process_is_not_taken_for_the_kernel_or_the_rest() {
             fs::read(&path).expect("read");
         });
         child.wait_stopped();
+        // What it has read so far goes to its name so far.
+        let before = pseudo(name.to_str().expect("UTF-8"));
         child.go_on();
         child.wait_stopped();
         assert!(exact(pseudo(series), f64::from(BYTES)), "{series}");

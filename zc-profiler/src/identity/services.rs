@@ -206,20 +206,20 @@ mod tests {
     fn a_container_goes_by_its_name_if_the_runtime_tells() {
         const IDS: [char; 2] = ['a', 'b'];
         let root = tempfile::tempdir().expect("tempdir");
-        let [named, unnamed] = IDS.map(|letter| letter.to_string().repeat(64));
+        let [web, unknown] = IDS.map(|letter| letter.to_string().repeat(64));
         let inode = |id: &str| {
             let path = root.path().join(format!("system.slice/docker-{id}.scope"));
             fs::create_dir_all(&path).expect("mkdir");
             fs::metadata(&path).expect("stat").ino()
         };
-        let cgroups = [inode(&named), inode(&unnamed)];
-        let files = root.path().join("var/lib/docker/containers").join(&named);
+        let cgroups = [inode(&web), inode(&unknown)];
+        let files = root.path().join("var/lib/docker/containers").join(&web);
         fs::create_dir_all(&files).expect("mkdir");
         fs::write(files.join("config.v2.json"), r#"{"Name":"/web"}"#).expect("write");
         let names = Names::below(root.path());
         let mut services = Services::below(Some(root.path().into()), names);
         let now = Instant::now();
         let containers = cgroups.map(|cgroup| services.of(&process(cgroup), now).container.clone());
-        assert_eq!(containers, [Some("web".to_owned()), Some(unnamed)]);
+        assert_eq!(containers, [Some("web".to_owned()), Some(unknown)]);
     }
 }
