@@ -23,13 +23,18 @@ impl Cgroup {
         Self(path)
     }
 
-    /// Runs a program that moves itself here before it is executed, as a service's does.
-    pub fn run(&self, program: impl AsRef<Path>, arguments: &[&str]) {
+    /// A program that will move itself here before it is executed, as a service's does.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let procs = self.0.join("cgroup.procs");
         let mut command = Command::new(program.as_ref());
-        command.args(arguments).stdout(Stdio::null());
         // SAFETY: opens and writes a file; the tests' other threads hold no lock that this needs.
         unsafe { command.pre_exec(move || fs::write(&procs, "0")) };
+        command
+    }
+
+    pub fn run(&self, program: impl AsRef<Path>, arguments: &[&str]) {
+        let mut command = self.command(program);
+        command.args(arguments).stdout(Stdio::null());
         let status = command.status().expect("spawn");
         assert!(status.success(), "{status}");
     }

@@ -15,7 +15,7 @@ use crate::machine::{Ending, Input};
 use crate::matrix::{self, Column, Matrix};
 use crate::output::Output;
 use crate::setup::{self, KernelChoices, Lab};
-use crate::{artifacts, command};
+use crate::{artifacts, command, services};
 
 /// Runs every test, those of the lab machine on all kernels unless --kernel names one
 #[derive(clap::Args)]
@@ -59,6 +59,7 @@ const CARGO_STEPS: [&[&str]; 3] = [
 pub fn run(arguments: &Arguments) -> Result<i32> {
     let start = Instant::now();
     let lab = setup::prepare(&arguments.kernels.or(kernels::ALL)?)?;
+    let services = services::prepare(&lab.cache)?;
     for words in CARGO_STEPS {
         let mut cargo = artifacts::cargo();
         step(&format!("cargo {}", words.join(" ")), || {
@@ -75,6 +76,7 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
     })?;
     let suite = Suite {
         lab: &lab,
+        services,
         profiler,
         tests,
         filters: &arguments.tests,
@@ -144,6 +146,7 @@ fn ebpf_clippy(lab: &Lab) -> Command {
 /// The end-to-end tests, which every kernel runs in a machine of its own.
 struct Suite<'a> {
     lab: &'a Lab,
+    services: PathBuf,
     profiler: PathBuf,
     tests: Vec<PathBuf>,
     filters: &'a [String],
@@ -220,6 +223,7 @@ impl Suite<'_> {
                 ("ZC_PROMTOOL".into(), text(&self.lab.promtool)),
                 ("CARGO_MANIFEST_DIR".into(), text(&package)),
                 (matrix::VARIABLE.into(), text(paths)),
+                (services::VARIABLE.into(), text(&self.services)),
             ],
             directory: package,
             profiler: &self.profiler,

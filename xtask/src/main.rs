@@ -19,6 +19,7 @@ mod modules;
 mod output;
 mod qemu;
 mod request;
+mod services;
 mod setup;
 mod terminal;
 mod toolchain;

@@ -1,0 +1,80 @@
+//! Real services, and what is counted of them under their own labels.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    path::{Path, PathBuf},
+};
+
+/// A program of Debian's packages, which the lab keeps unpacked and not installed.
+pub fn program(place: &str) -> PathBuf {
+    let root = env::var_os("ZC_SERVICES").expect("ZC_SERVICES is set by `cargo xtask test`");
+    Path::new(&root).join(place)
+}
+
+/// What a unit did in between two scrapes.
+pub struct Counted(BTreeMap<String, u64>);
+
+impl Counted {
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "counts far below 2^53"
+    )]
+    pub fn between(
+        before: &BTreeMap<String, f64>,
+        after: &BTreeMap<String, f64>,
+        unit: &str,
+    ) -> Self {
+        let label = format!(r#"unit="{unit}""#);
+        let of_unit = after.iter().filter(|(series, _)| series.contains(&label));
+        let counts = of_unit.map(|(series, value)| {
+            let count = value - before.get(series).copied().unwrap_or(0.0);
+            assert!(count >= 0.0, "{series} fell");
+            (series.clone(), count as u64)
+        });
+        let counts: BTreeMap<_, _> = counts.filter(|(_, count)| *count > 0).collect();
+        assert!(!counts.is_empty(), "nothing of {unit}");
+        Self(counts)
+    }
+
+    fn sum(&self, family: &str, labels: &[String]) -> u64 {
+        let wanted = self.0.iter().filter(|(series, _)| {
+            series.starts_with(&format!("{family}{{"))
+                && labels.iter().all(|label| series.contains(label))
+        });
+        wanted.map(|(_, count)| count).sum()
+    }
+
+    /// Bytes copied by a method in a direction.
+    pub fn copied(&self, method: &str, direction: &str) -> u64 {
+        let labels = [
+            format!(r#"method="{method}""#),
+            format!(r#"direction="{direction}""#),
+        ];
+        self.sum("zc_copied_bytes_total", &labels)
+    }
+
+    /// Bytes that a method passed by reference.
+    pub fn zero_copy(&self, method: &str) -> u64 {
+        self.sum(
+            "zc_zero_copy_bytes_total",
+            &[format!(r#"method="{method}""#)],
+        )
+    }
+
+    /// These bytes were copied by I/O methods, and no others: faults of a program's own memory and
+    /// what system calls without a method copy are not part of a service's payload.
+    pub fn expect(&self, copies: &[(&str, &str, u64)]) {
+        for (method, direction, bytes) in copies {
+            let found = self.copied(method, direction);
+            assert_eq!(found, *bytes, "{method} {direction}: {:#?}", self.0);
+        }
+        let all: u64 = ["read", "write", "send", "recv", "sendfile", "splice"]
+            .iter()
+            .map(|method| self.sum("zc_copied_bytes_total", &[format!(r#"method="{method}""#)]))
+            .sum();
+        let expected: u64 = copies.iter().map(|(_, _, bytes)| bytes).sum();
+        assert_eq!(all, expected, "{:#?}", self.0);
+    }
+}
