@@ -10,6 +10,7 @@ mod expect;
 mod hardware;
 mod io_uring;
 mod iterators;
+mod lab_tables;
 mod memory;
 mod network;
 mod privileges;

@@ -261,6 +261,14 @@ impl Side {
         }
     }
 
+    /// Whether `iter`, as above, takes pages as they are, and copies of what is in none.
+    #[inline(always)]
+    pub fn takes_pages(iter: *const u8) -> bool {
+        let iter_type: u8 = field(iter, layout!(iter_type));
+        let bit = 1u64 << ((u64::from(iter_type) >> layout!(iter_type_shift)) & 63);
+        bit & u64::from(layout!(iter_pages)) != 0
+    }
+
     /// The direction of a copy whose user side, if it has one, is `user`.
     #[inline(always)]
     pub fn direction(self, user: Direction) -> Result<Option<Direction>, ()> {

@@ -404,6 +404,15 @@ pub struct KernelLayout {
     /// The bit of `shinfo_flags` that marks pages passed by reference.
     pub shinfo_shared: u32,
     pub shinfo_destructor_arg: u32,
+    pub shinfo_dataref: u32,
+    /// The byte, and the bit in it, that marks a socket buffer whose head others may share.
+    pub skb_cloned: u32,
+    pub skb_cloned_bit: u32,
+    /// The same for a head that is part of a page.
+    pub skb_head_frag: u32,
+    pub skb_head_frag_bit: u32,
+    /// Types among `iter_none` that take pages, and copies of what is in none, one bit each.
+    pub iter_pages: u32,
     /// `ubuf_info.ops`; before 6.10 `callback`.
     pub ubuf_callback: u32,
     pub net_device_parent: u32,
@@ -500,6 +509,12 @@ impl KernelLayout {
         shinfo_flags: ABSENT,
         shinfo_shared: 0,
         shinfo_destructor_arg: ABSENT,
+        shinfo_dataref: ABSENT,
+        skb_cloned: ABSENT,
+        skb_cloned_bit: 0,
+        skb_head_frag: ABSENT,
+        skb_head_frag_bit: 0,
+        iter_pages: 0,
         ubuf_callback: ABSENT,
         net_device_parent: ABSENT,
         bio_opf: ABSENT,

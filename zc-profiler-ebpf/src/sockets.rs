@@ -11,7 +11,7 @@ use aya_ebpf::{
 use zc_profiler_ebpf::{Direction, Dropped, Lost, Method, Owner, ProcessKey};
 
 use crate::{
-    call::{entry_program, program_anywhere},
+    call::{entry_program, program, program_anywhere},
     copies,
     kernel::{Structure, Task, Typed, Untyped, field, in_interrupt, layout, probe},
     process::{self, Entry},
@@ -330,4 +330,40 @@ fn made_private(skb: impl Structure) {
         let socket: u64 = skb.read(layout!(skb_sk));
         copied(socket, Use::Send, length.into(), None);
     }
+}
+
+/// Of `skb_shared_info.dataref`: how many buffers share the head.
+const HEAD_SHARERS: u32 = 0xffff;
+
+program! {
+    /// `int skb_splice_bits(struct sk_buff *skb, struct sock *sk, unsigned int offset, struct
+    /// pipe_inode_info *pipe, unsigned int tlen, unsigned int flags)`, on all kernels; nothing is
+    /// copied if it returns 0.
+    ///
+    /// Counts what splice copies from a socket to a pipe: the heads of buffers, which are no pages of
+    /// their own, as UNIX sockets have them. Those of buffers in a list, as some NICs merge them, are
+    /// left out. Without it, such splices look like zero-copy.
+    skb_splice_bits, "skb_splice_bits",
+    |ctx| if ctx.arg::<i32>(6) != 0 {
+        let skb = Typed(ctx.arg(0));
+        let (offset, wanted): (u32, u32) = (ctx.arg(2), ctx.arg(4));
+        let length: u32 = skb.read(layout!(skb_len));
+        let paged: u32 = skb.read(layout!(skb_data_len));
+        let head = i64::from(length) - i64::from(paged) - i64::from(offset);
+        if head > 0 && !owns_page(skb) {
+            copies::copied(Direction::InKernel, head.min(i64::from(wanted)));
+        }
+    }
+}
+
+/// Whether a buffer's head is part of a page, and the buffer the only one that uses it.
+#[inline(always)]
+fn owns_page(skb: Typed) -> bool {
+    let part: u8 = skb.read(layout!(skb_head_frag));
+    let cloned: u8 = skb.read(layout!(skb_cloned));
+    if u32::from(part) & layout!(skb_head_frag_bit) == 0 {
+        return false;
+    }
+    u32::from(cloned) & layout!(skb_cloned_bit) == 0
+        || probe::<u32>(shared_info(skb) + u64::from(layout!(shinfo_dataref))) & HEAD_SHARERS == 1
 }

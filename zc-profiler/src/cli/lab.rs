@@ -111,7 +111,10 @@ pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
 fn drive(args: &LabArgs, options: Options, signals: &Signals) -> anyhow::Result<ExitCode> {
     let scenarios = chosen(&args.methods);
     let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let hardware = args.hardware.found(&dir);
+    let hardware = args
+        .hardware
+        .found(&dir)
+        .with_namespaces_for(scenarios.iter().copied());
     let (scenarios, left_out) = hardware::possible(scenarios, &hardware);
     ensure!(!scenarios.is_empty(), "{}", left_out.join("; "));
     let chunk = chunk(args)?;

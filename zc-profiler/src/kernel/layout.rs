@@ -17,6 +17,8 @@ pub enum Need {
     Message,
     /// A socket buffer: its lengths, memory and socket.
     Skb,
+    /// Whether a socket buffer's head can be passed on.
+    SkbHead,
     /// Whether a network device has hardware behind it.
     NetDevice,
     /// A block request and its disk.
@@ -68,6 +70,8 @@ const THREAD_SIZE: u32 = 16384;
 const USER: [&str; 2] = ["ITER_IOVEC", "ITER_UBUF"];
 const KERNEL: [&str; 3] = ["ITER_KVEC", "ITER_BVEC", "ITER_FOLIOQ"];
 const NONE: [&str; 3] = ["ITER_PIPE", "ITER_XARRAY", "ITER_DISCARD"];
+/// Those of the last that take pages as they are, but nothing else.
+const PAGES: [&str; 2] = ["ITER_PIPE", "ITER_XARRAY"];
 
 /// The layout, and what of it is missing, each with the name of the missing member or symbol.
 #[must_use]
@@ -140,6 +144,7 @@ pub fn resolve(
     };
     (layout.iter_user, layout.iter_kernel, layout.iter_none) =
         (types(&USER), types(&KERNEL), types(&NONE));
+    layout.iter_pages = types(&PAGES);
     if layout.iter_user == 0 {
         missing.push((Need::Iter, "enum iter_type".into()));
     }
@@ -230,6 +235,15 @@ fn devices(btf: &Btf, missing: &mut Vec<(Need, String)>) -> KernelLayout {
         gendisk_first_minor: member(Need::Bio, "gendisk", "first_minor"),
         ..KernelLayout::UNKNOWN
     };
+    layout.shinfo_dataref = member(Need::SkbHead, "skb_shared_info", "dataref");
+    let mut bit = |name| {
+        btf.bit("sk_buff", name).unwrap_or_else(|| {
+            missing.push((Need::SkbHead, format!("sk_buff.{name}")));
+            (ABSENT, 0)
+        })
+    };
+    (layout.skb_cloned, layout.skb_cloned_bit) = bit("cloned");
+    (layout.skb_head_frag, layout.skb_head_frag_bit) = bit("head_frag");
     if missing.iter().any(|(need, _)| *need == Need::Writer) {
         layout.page_mapping = ABSENT;
     }

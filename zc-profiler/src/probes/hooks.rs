@@ -430,6 +430,10 @@ pub const HOOKS: &[Hook] = hooks! {
         else "the service of processes that change it after their first event",
         needs &[Need::Task, Need::Cgroup], vital false,
         [tracepoint("cgroup_attach_task", 4, "cgroup_attach_task")];
+    "socket_head": "socket to pipe: heads of socket buffers, which splice copies",
+        else "their copies, which splice's zero-copy bytes then include",
+        needs &[Need::Task, Need::Skb, Need::SkbHead], vital false,
+        [fexit("skb_splice_bits", 6, "skb_splice_bits")];
 };
 
 macro_rules! syscalls {
