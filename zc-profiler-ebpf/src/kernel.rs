@@ -207,6 +207,17 @@ impl Task {
     }
 }
 
+/// The process of a `task_struct` at an address that the verifier knows nothing of.
+#[inline(always)]
+pub fn process_of(task: u64) -> ProcessKey {
+    let leader: u64 = probe(task + u64::from(layout!(task_group_leader)));
+    let start: u64 = probe(leader + u64::from(layout!(task_start_boottime)));
+    ProcessKey {
+        pid: probe(task + u64::from(layout!(task_tgid))),
+        start: (start / TICK_NANOSECONDS) as u32,
+    }
+}
+
 /// Where a copy is charged.
 pub enum Context {
     /// In a system call whose exit program will collect it.

@@ -8,12 +8,12 @@ use aya_ebpf::{
     maps::{HashMap, PerCpuArray},
     programs::ProbeContext,
 };
-use zc_profiler_ebpf::{Direction, Dropped, Lost, Method, Owner, ProcessKey};
+use zc_profiler_ebpf::{ABSENT, Direction, Dropped, Lost, Method, Owner, ProcessKey};
 
 use crate::{
     call::{entry_program, program, program_anywhere},
     copies,
-    kernel::{Structure, Task, Typed, Untyped, field, in_interrupt, layout, probe},
+    kernel::{self, Structure, Task, Typed, Untyped, field, in_interrupt, layout, probe},
     process::{self, Entry},
 };
 
@@ -188,6 +188,23 @@ fn copied(socket: u64, used: Use, bytes: i64, lost: Option<Lost>) {
     }
 }
 
+/// A request of an `io_uring` passed these bytes by reference in vain.
+#[inline(always)]
+fn copied_for_request(request: u64, bytes: u64) {
+    if bytes == 0 || !process::enabled() {
+        return;
+    }
+    let mut task: u64 = probe(request + u64::from(layout!(io_kiocb_task)));
+    if layout!(io_uring_task_task) != ABSENT {
+        task = probe(task + u64::from(layout!(io_uring_task_task)));
+    }
+    let entry = process::at(&kernel::process_of(task)).or_else(process::kernel);
+    if let Some(entry) = entry {
+        entry.add_copy(Method::IoUring as u8, Direction::InKernel, bytes);
+        entry.add_lost(Lost::ZerocopyCopied, bytes);
+    }
+}
+
 program_anywhere! { fentry FEntryContext,
     /// `bool skb_try_coalesce(struct sk_buff *to, struct sk_buff *from, bool *fragstolen, int
     /// *delta_truesize)`, on all kernels.
@@ -326,6 +343,13 @@ fn made_private(skb: impl Structure) {
         let holder = notification.wrapping_sub(u64::from(layout!(skb_cb)));
         let socket: u64 = probe(holder + u64::from(layout!(skb_sk)));
         copied(socket, Use::Send, length.into(), Some(Lost::ZerocopyCopied));
+    } else if callback != 0
+        && callback == layout!(io_uring_callback)
+        && layout!(io_notif_data_uarg) != ABSENT
+    {
+        // The request begins with the notification's own data.
+        let request = notification.wrapping_sub(u64::from(layout!(io_notif_data_uarg)));
+        copied_for_request(request, length.into());
     } else {
         let socket: u64 = skb.read(layout!(skb_sk));
         copied(socket, Use::Send, length.into(), None);

@@ -33,6 +33,10 @@ pub enum Source {
 
 /// What there is on this machine.
 #[derive(Clone, Debug, Default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is there or not, whatever the others"
+)]
 pub struct Hardware {
     /// A disk, or a file on one, that begins with the lab's pattern and is read by PIO.
     pub pio_disk: Option<PathBuf>,

@@ -127,9 +127,11 @@ impl Cable {
 }
 
 fn set_up((device, address): (&str, Ipv4Addr)) -> Result<(), Error> {
+    /// `AF_INET`, in the type of the member.
+    const FAMILY: libc::sa_family_t = 2;
     let mut request = named(device);
     let address = libc::sockaddr_in {
-        sin_family: libc::AF_INET.unsigned_abs() as libc::sa_family_t,
+        sin_family: FAMILY,
         sin_port: 0,
         sin_addr: libc::in_addr {
             s_addr: u32::from_ne_bytes(address.octets()),
@@ -144,8 +146,10 @@ fn set_up((device, address): (&str, Ipv4Addr)) -> Result<(), Error> {
 }
 
 fn bring_up(device: &str) -> Result<(), Error> {
+    /// `IFF_UP`, in the type of the member.
+    const UP: libc::c_short = 1;
     let mut request = named(device);
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    request.ifr_ifru.ifru_flags = UP;
     ask(libc::SIOCSIFFLAGS, "SIOCSIFFLAGS", &mut request)
 }
 
@@ -225,12 +229,12 @@ impl Message {
 
 /// `ip link add near type veth peer name far netns FAR`.
 fn make_pair(far: libc::c_int) -> Result<(), Error> {
+    /// `NLM_F_REQUEST`, `NLM_F_ACK`, `NLM_F_EXCL` and `NLM_F_CREATE`, in the type of the member.
+    const FLAGS: u16 = 0x1 | 0x4 | 0x200 | 0x400;
     let mut message = Message::default();
-    let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
     message.0.extend([0; 4]);
     message.0.extend(libc::RTM_NEWLINK.to_ne_bytes());
-    #[allow(clippy::cast_possible_truncation, reason = "flags of 16 bits")]
-    message.0.extend((flags as u16).to_ne_bytes());
+    message.0.extend(FLAGS.to_ne_bytes());
     // Sequence number and sender: the only message of its socket.
     message.0.extend([0; 8]);
     message.device();

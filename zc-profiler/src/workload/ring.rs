@@ -72,7 +72,7 @@ pub(super) const SEND_ZC: Kind = Kind(47, "IORING_OP_SEND_ZC");
 
 /// `struct io_uring_sqe`.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Entry {
     opcode: u8,
     flags: u8,
