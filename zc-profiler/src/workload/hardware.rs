@@ -54,10 +54,10 @@ pub struct Hardware {
     pub namespaces: bool,
 }
 
-/// What methods by an `io_uring` are called, to begin with.
-const BY_RING: &str = "io_uring-";
+/// What the names of methods by an `io_uring` have in common.
+const BY_RING: &str = "ring-";
 /// The one of them that came late.
-const SEND_ZEROCOPY: &str = "io_uring-send-zc";
+const SEND_ZEROCOPY: &str = "ring-send-zc";
 /// What methods that make a network namespace are called, to end with.
 const IN_NAMESPACE: &str = "-fragments";
 
@@ -118,7 +118,7 @@ impl Hardware {
             _ => None,
         };
         let ring = match scenario.method {
-            method if method.starts_with(BY_RING) && !self.io_uring => {
+            method if method.contains(BY_RING) && !self.io_uring => {
                 Some("no io_uring for this process")
             }
             SEND_ZEROCOPY if !self.send_zerocopy => {

@@ -120,7 +120,7 @@ pub(super) static ROWS: &[Scenario] = &[
         udp::prepare_fragments,
     ),
     within(
-        "udp-ipv6-fragments",
+        "udp6-fragments",
         theory(4, 2, 0),
         SENT,
         udp::prepare_fragments_ipv6,

@@ -66,28 +66,28 @@ const SPLICED: Share = Share {
 
 pub(super) static ROWS: &[Scenario] = &[
     row(
-        "io_uring-write",
+        "ring-write",
         (Source::Cached, Target::File),
         theory(2, 1, 1),
         WRITTEN,
         io_uring_write::prepare,
     ),
     row(
-        "io_uring-read-fixed",
+        "ring-read-fixed",
         (Source::Cached, Target::Memory),
         theory(2, 1, 1),
         READ_INTO_MEMORY,
         io_uring_read::prepare_fixed,
     ),
     row(
-        "io_uring-write-fixed",
+        "ring-write-fixed",
         (Source::Cached, Target::File),
         theory(2, 1, 1),
         WRITTEN,
         io_uring_write::prepare_fixed,
     ),
     row(
-        "io_uring-direct-fixed",
+        "ring-direct-fixed",
         (Source::Direct, Target::Memory),
         theory(2, 0, 1),
         &[
@@ -106,35 +106,35 @@ pub(super) static ROWS: &[Scenario] = &[
         io_uring_read::prepare_direct,
     ),
     row(
-        "io_uring-send",
+        "ring-send",
         (Source::Cached, Target::Tcp),
         theory(2, 1, 1),
         WRITTEN,
         io_uring_write::prepare_send,
     ),
     row(
-        "io_uring-recv",
+        "ring-recv",
         (Source::Cached, Target::Memory),
         theory(4, 2, 0),
         truths!(IO_URING_READ, WRITE),
         io_uring_recv::prepare,
     ),
     row(
-        "io_uring-send-zc",
+        "ring-send-zc",
         (Source::Cached, Target::Tcp),
         theory(2, 0, 1),
         SENT_BY_REFERENCE,
         io_uring_write::prepare_send_zerocopy,
     ),
     row(
-        "io_uring-send-zc",
+        "ring-send-zc",
         (Source::Cached, Target::Veth(Veth::Whole)),
         theory(2, 0, 1),
         SENT_BY_REFERENCE,
         io_uring_write::prepare_send_zerocopy,
     ),
     row(
-        "io_uring-splice",
+        "ring-splice",
         (Source::Cached, Target::File),
         theory(4, 0, 2),
         &[
@@ -155,14 +155,14 @@ pub(super) static ROWS: &[Scenario] = &[
         io_uring_splice::prepare,
     ),
     row(
-        "io_uring-read-sqpoll",
+        "ring-read-sqpoll",
         (Source::Cached, Target::Memory),
         theory(2, 1, 1),
         READ_INTO_MEMORY,
         io_uring_read::prepare_polled,
     ),
     row(
-        "io_uring-send-sqpoll",
+        "ring-send-sqpoll",
         (Source::Cached, Target::Tcp),
         theory(2, 1, 1),
         WRITTEN,
