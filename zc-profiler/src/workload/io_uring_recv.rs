@@ -1,4 +1,4 @@
-//! write to a TCP connection whose other end an `io_uring` receives.
+//! send by a TCP connection whose other end an `io_uring` receives.
 
 use std::{
     io::Write,
@@ -39,13 +39,14 @@ pub(super) fn prepare(chunk: usize) -> Result<Box<dyn Transfer>, Error> {
 
 impl Transfer for RingRecv {
     fn transfer(&mut self, flow: &Flow) -> Result<Calls, Error> {
-        let (mut position, mut writes, far) = (0, 0, self.far.as_raw_fd());
+        let (mut position, mut sends, far) = (0, 0, self.far.as_raw_fd());
         flow.each_chunk(|want| {
             let want = want.min(self.piece);
             let bytes = pattern::bytes(position, want, &mut self.sent);
-            let written = self.near.write(bytes).map_err(Error::call("write"))?;
-            writes += 1;
-            let put = moved("write", want, written.cast_signed())?;
+            // The standard library's write to a connection is send(2).
+            let sent = self.near.write(bytes).map_err(Error::call("send"))?;
+            sends += 1;
+            let put = moved("send", want, sent.cast_signed())?;
             let mut taken = 0;
             while taken < put {
                 let room = &mut self.received[taken..put];
@@ -58,7 +59,7 @@ impl Transfer for RingRecv {
             Ok(put)
         })?;
         let mut calls = self.ring.calls();
-        calls.add(Method::Write, writes);
+        calls.add(Method::Send, sends);
         Ok(calls)
     }
 }

@@ -6,7 +6,7 @@ use super::{
         io_uring_splice, io_uring_write, transfer::Transfer,
     },
     shares::{
-        COPIED_ON_DELIVERY, IO_URING, IO_URING_READ, IO_URING_WRITE, UNTOLD, WRITE, always, moving,
+        COPIED_ON_DELIVERY, IO_URING, IO_URING_READ, IO_URING_WRITE, SEND, UNTOLD, always, moving,
         theory,
     },
 };
@@ -116,7 +116,7 @@ pub(super) static ROWS: &[Scenario] = &[
         "ring-recv",
         (Source::Cached, Target::Memory),
         theory(4, 2, 0),
-        truths!(IO_URING_READ, WRITE),
+        truths!(IO_URING_READ, SEND),
         io_uring_recv::prepare,
     ),
     row(
