@@ -199,8 +199,8 @@ fn what_was_written_to_unix_is_spliced_to_a_pipe_by_page_but_for_heads() {
             &measured.counters,
             &[expected],
         );
-        let lost = &measured.counters.lost_zero_copy_bytes;
-        assert_eq!(lost.get(&Lost::SpliceCopied), Some(&copied), "{size}");
+        let in_vain = &measured.counters.lost_zero_copy_bytes;
+        assert_eq!(in_vain.get(&Lost::SpliceCopied), Some(&copied), "{size}");
         let measured = measure(|| read_all(last[0], size));
         let expected = Expect::of(Method::Read, bytes).copied(ToUser);
         check("a pipe from UNIX", &measured.counters, &[expected]);
