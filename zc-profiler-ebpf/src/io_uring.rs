@@ -2,8 +2,7 @@
 //! polls the submission queue, or on the way back to user mode from anything: so the request itself
 //! is marked, and what it copies goes to its task's process at once, never into an open call.
 
-use aya_ebpf::{macros::map, maps::HashMap};
-use zc_profiler_ebpf::{Dropped, Method, MethodCounters};
+use zc_profiler_ebpf::{Method, MethodCounters};
 
 use crate::{
     call::{self, entry_program, program, tracepoint_program},
@@ -46,18 +45,6 @@ const MOVING: u64 = 1 << READV
     | 1 << SENDMSG_ZC
     | 1 << READV_FIXED
     | 1 << WRITEV_FIXED;
-
-/// Requests whose bytes a device has moved, by address, until their completion is told.
-#[map]
-static DIRECT: HashMap<u64, u8> = HashMap::with_max_entries(4096, 0);
-
-/// Notes that a device has moved the bytes of a request.
-#[inline(always)]
-pub fn moved_by_device(request: u64) {
-    if layout!(has_completed_request) != 0 && DIRECT.insert(&request, &0, 0).is_err() {
-        process::dropped(Dropped::CallMapFull, 1);
-    }
-}
 
 /// Whether kernel memory that a carrier is handed now is a registered buffer, which is the user's:
 /// only splice, which moves a pipe's pages, hands over the kernel's own.
@@ -127,16 +114,12 @@ tracepoint_program! {
 
 #[inline(always)]
 fn completed(request: u64, result: i32) {
-    let direct = DIRECT.remove(&request).is_ok();
     if result <= 0 || request == 0 {
         return;
     }
     let opcode: u8 = probe(request + u64::from(layout!(io_kiocb_opcode)));
     if opcode < 64 && MOVING >> opcode & 1 != 0 {
         count(|counters| &raw mut counters.payload_bytes, result as u64);
-        if direct {
-            count(|counters| &raw mut counters.zero_copy_bytes, result as u64);
-        }
     }
 }
 

@@ -387,8 +387,6 @@ pub struct KernelLayout {
     pub folio_pages: u32,
     pub iomap_dio_size: u32,
     pub iomap_dio_wait: u32,
-    pub iomap_dio_iocb: u32,
-    pub kiocb_complete: u32,
     pub io_kiocb_opcode: u32,
     pub io_uring_cqe_res: u32,
     /// Where a request without a copy keeps its `ubuf_info`; [`ABSENT`] before 6.0.
@@ -471,8 +469,6 @@ pub struct KernelLayout {
     pub zerocopy_callback: u64,
     /// The same for requests of an `io_uring`.
     pub io_uring_callback: u64,
-    /// What `kiocb.ki_complete` holds for reads and writes of an `io_uring`, 0 if unknown.
-    pub io_uring_read_write: u64,
     /// Address of `__per_cpu_offset`, 0 if unknown.
     pub per_cpu_offset: u64,
     /// Per-CPU address of the preemption count, 0 if unknown.
@@ -507,8 +503,6 @@ impl KernelLayout {
         folio_pages: ABSENT,
         iomap_dio_size: ABSENT,
         iomap_dio_wait: ABSENT,
-        iomap_dio_iocb: ABSENT,
-        kiocb_complete: ABSENT,
         io_kiocb_opcode: ABSENT,
         io_uring_cqe_res: ABSENT,
         io_notif_data_uarg: ABSENT,
@@ -564,7 +558,6 @@ impl KernelLayout {
         reserved: 0,
         zerocopy_callback: 0,
         io_uring_callback: 0,
-        io_uring_read_write: 0,
         per_cpu_offset: 0,
         preempt_count: 0,
     };

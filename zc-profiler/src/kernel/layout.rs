@@ -42,7 +42,7 @@ pub enum Need {
 }
 
 /// Symbols that [`resolve`] wants to be looked up.
-pub const SYMBOLS: [&str; 10] = [
+pub const SYMBOLS: [&str; 9] = [
     "__per_cpu_offset",
     "__preempt_count",
     "pcpu_hot",
@@ -52,7 +52,6 @@ pub const SYMBOLS: [&str; 10] = [
     IO_URING_CALLBACKS[0],
     IO_URING_CALLBACKS[1],
     IO_URING_CALLBACKS[2],
-    IO_URING_READ_WRITE,
 ];
 
 /// What marks a notification as `MSG_ZEROCOPY`'s: from 6.10 on, from 5.12 on, before.
@@ -68,9 +67,6 @@ const IO_URING_CALLBACKS: [&str; 3] = [
     "io_tx_ubuf_callback",
     "io_uring_tx_zerocopy_callback",
 ];
-
-/// What an `io_uring` has called when a read or write that it did not wait for completes.
-const IO_URING_READ_WRITE: &str = "io_complete_rw";
 
 /// The bit of `skb_shared_info.flags`, and before 5.12 of `tx_flags`, that marks pages passed by
 /// reference.
@@ -126,8 +122,6 @@ pub fn resolve(
         vm_fault_cow_page: member(Need::Fault, "vm_fault", "cow_page"),
         iomap_dio_size: member(Need::DirectIo, "iomap_dio", "size"),
         iomap_dio_wait: member(Need::DirectIo, "iomap_dio", "wait_for_completion"),
-        iomap_dio_iocb: member(Need::DirectIo, "iomap_dio", "iocb"),
-        kiocb_complete: member(Need::DirectIo, "kiocb", "ki_complete"),
         io_kiocb_opcode: member(Need::Request, "io_kiocb", "opcode"),
         io_uring_cqe_res: member(Need::Request, "io_uring_cqe", "res"),
         io_notif_data_uarg: btf.member("io_notif_data", "uarg").unwrap_or(ABSENT),
@@ -175,7 +169,6 @@ pub fn resolve(
     }
     let first = |names: &[&str]| names.iter().find_map(|name| symbols.get(*name)).copied();
     layout.zerocopy_callback = first(&ZEROCOPY_CALLBACKS).unwrap_or_default();
-    layout.io_uring_read_write = first(&[IO_URING_READ_WRITE]).unwrap_or_default();
     layout.io_uring_callback = first(&IO_URING_CALLBACKS).unwrap_or_default();
     let pcpu_hot = symbols
         .get("pcpu_hot")
