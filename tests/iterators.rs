@@ -2,6 +2,7 @@
 
 use std::{fs, process::Command};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{command_line::PROGRAM, support::path};
@@ -31,10 +32,13 @@ fn copies_by_an_unknown_iter_are_counted_as_dropped_with_their_bytes() {
     let dir = TempDir::new_in("/lab").expect("directory");
     let place = |name| dir.path().join(name).to_str().expect("UTF-8").to_owned();
     let (types, from, to) = (place("types"), place("from"), place("to"));
+    let json = place("stat.json");
     fs::write(&types, without_bvec()).expect("write");
     fs::write(&from, vec![7u8; BYTES]).expect("write");
     // cp has the kernel copy page to page, by ITER_BVEC.
-    let script = format!("mount --bind {types} {TYPES} && exec {PROGRAM} stat -- cp {from} {to}");
+    let script = format!(
+        "mount --bind {types} {TYPES} && exec {PROGRAM} stat --json {json} -- cp {from} {to}"
+    );
     let output = Command::new("unshare")
         .args(["--mount", "sh", "-c", &script])
         .output()
@@ -52,5 +56,11 @@ fn copies_by_an_unknown_iter_are_counted_as_dropped_with_their_bytes() {
     };
     assert_eq!(dropped("unknown_iter_bytes"), Some(BYTES), "{text}");
     assert!(dropped("unknown_iter") > Some(0), "{text}");
+    let document: Value = serde_json::from_slice(&fs::read(&json).expect("JSON")).expect("JSON");
+    let range = &document["total"]["methods"]["copy_file_range"];
+    assert_eq!(range["payload_bytes"], BYTES, "{document}");
+    // Nobody knows, so nothing is claimed.
+    assert_eq!(range["zero_copy_bytes"], 0, "{document}");
+    assert_eq!(range["in_kernel"]["bytes"], 0, "{document}");
     path("unknown iov_iter type, counted as dropped");
 }

@@ -12,6 +12,8 @@ use anyhow::{Context, Result, bail};
 /// Names the file that the tests of one kernel add lines to.
 pub const VARIABLE: &str = "ZC_PATHS";
 
+const TITLE: &str = "path by kernel";
+
 /// How well a path's bytes are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Word {
@@ -25,6 +27,10 @@ pub enum Word {
 
 impl Word {
     const ALL: [Self; 3] = [Self::Exact, Self::Derived, Self::Absent];
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|word| word.name() == name)
+    }
 
     fn name(self) -> &'static str {
         match self {
@@ -53,8 +59,8 @@ fn parse(text: &str) -> Result<Column> {
     let mut column = Column::new();
     for line in text.lines() {
         let parts = line.rsplit_once(' ');
-        let word = |name| Word::ALL.into_iter().find(|word| word.name() == name);
-        let Some((path, word)) = parts.and_then(|(path, name)| Some((path, word(name)?))) else {
+        let Some((path, word)) = parts.and_then(|(path, name)| Some((path, Word::named(name)?)))
+        else {
             bail!("a test wrote `{line}`, which is no path and word");
         };
         let known = column.entry(path.to_owned()).or_insert(word);
@@ -64,17 +70,68 @@ fn parse(text: &str) -> Result<Column> {
 }
 
 /// Paths down, kernels across.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Matrix(pub Vec<(String, Column)>);
 
 impl Matrix {
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|(_, column)| column.is_empty())
     }
+
+    /// The one that a document shows, as [`Display`](fmt::Display) writes it, up to the next line of
+    /// another kind.
+    pub fn documented(text: &str) -> Result<Self> {
+        let cells = |line: &'_ str| -> Vec<String> {
+            let cells = line.split("  ").map(str::trim);
+            let cells = cells.filter(|cell| !cell.is_empty());
+            cells.map(str::to_owned).collect()
+        };
+        let mut lines = text.lines().skip_while(|line| !line.starts_with(TITLE));
+        let Some(head) = lines.next() else {
+            bail!("there is no `{TITLE}` in it");
+        };
+        let mut columns: Vec<_> = cells(head)
+            .into_iter()
+            .skip(1)
+            .map(|kernel| (kernel, Column::new()))
+            .collect();
+        for line in lines {
+            let row = cells(line);
+            let words: Option<Vec<Word>> =
+                row.iter().skip(1).map(|name| Word::named(name)).collect();
+            let Some(words) = words.filter(|words| words.len() == columns.len()) else {
+                break;
+            };
+            for ((_, column), word) in columns.iter_mut().zip(words) {
+                column.insert(row[0].clone(), word);
+            }
+        }
+        Ok(Self(columns))
+    }
+
+    /// A line for each path of which this one, for the kernels that it has, says another word.
+    pub fn differences(&self, documented: &Self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let nothing = Column::new();
+        for (kernel, column) in &self.0 {
+            let other = documented.0.iter().find(|(name, _)| name == kernel);
+            let other = other.map_or(&nothing, |(_, column)| column);
+            let paths: BTreeSet<&String> = column.keys().chain(other.keys()).collect();
+            for path in paths {
+                let word =
+                    |column: &Column| column.get(path).copied().unwrap_or(Word::Absent).name();
+                let (here, there) = (word(column), word(other));
+                if here != there {
+                    lines.push(format!("{path} on {kernel}: {here}, not {there}"));
+                }
+            }
+        }
+        lines
+    }
 }
 
 impl fmt::Display for Matrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const TITLE: &str = "path by kernel";
         let paths: BTreeSet<&String> = self
             .0
             .iter()
@@ -117,6 +174,30 @@ mod tests {
              read ext4       exact    derived\n\
              send_zc         absent   exact\n"
         );
+    }
+
+    #[test]
+    fn a_document_that_shows_it_is_held_to_it() {
+        let column = |text| parse(text).unwrap();
+        let matrix = Matrix(vec![
+            ("5.10".into(), column("read ext4 exact\n")),
+            (
+                "7".into(),
+                column("read ext4 exact\nsend_zc, or so exact\n"),
+            ),
+        ]);
+        let text = format!("# Paths\n\n```\n{matrix}```\n\nmore  exact  exact\n");
+        let documented = Matrix::documented(&text).unwrap();
+        assert_eq!(matrix.differences(&documented), Vec::<String>::new());
+        let less = Matrix(vec![("7".into(), column("read ext4 derived\n"))]);
+        assert_eq!(
+            less.differences(&documented),
+            [
+                "read ext4 on 7: derived, not exact",
+                "send_zc, or so on 7: absent, not exact"
+            ]
+        );
+        assert!(Matrix::documented("nothing").is_err());
     }
 
     #[test]

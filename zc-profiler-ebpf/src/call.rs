@@ -113,6 +113,14 @@ pub fn passed_by_reference(bytes: u64) {
     }
 }
 
+/// Notes that this call moved bytes of which nobody knows whether they were copied.
+#[inline(always)]
+pub fn moved_unknown() {
+    if let Some(call) = current() {
+        call.dirty |= Call::UNKNOWN;
+    }
+}
+
 /// Tells the double of the program that is about to end that this event is done.
 #[inline(always)]
 pub fn served(program: u64) {
@@ -177,7 +185,7 @@ pub const fn number_of(program: &str) -> u64 {
 pub fn moved_by_device(bytes: u64) {
     if let Some(call) = current() {
         call.by_reference += bytes;
-        call.dirty = 1;
+        call.dirty |= Call::DIRTY;
     }
 }
 

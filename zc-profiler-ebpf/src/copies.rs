@@ -205,6 +205,9 @@ pub fn moved(bytes: i64, iter: *const u8, user: Direction) {
         Err(()) => {
             process::dropped(Dropped::UnknownIter, 1);
             process::dropped(Dropped::UnknownIterBytes, bytes as u64);
+            if !call::in_request() && matches!(Task::current().context(), Context::Call) {
+                call::moved_unknown();
+            }
         }
     }
 }

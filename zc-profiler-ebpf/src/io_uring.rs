@@ -2,7 +2,7 @@
 //! polls the submission queue, or on the way back to user mode from anything: so the request itself
 //! is marked, and what it copies goes to its task's process at once, never into an open call.
 
-use zc_profiler_ebpf::{Method, MethodCounters};
+use zc_profiler_ebpf::{Call, Method, MethodCounters};
 
 use crate::{
     call::{self, entry_program, program, tracepoint_program},
@@ -89,7 +89,9 @@ fn end_request() {
     }
     let by_reference = call.by_reference;
     (call.by_reference, call.unreturned) = (0, 0);
-    call.dirty = call.copies[0] | call.copies[1] | call.copies[2];
+    if call.copies[0] | call.copies[1] | call.copies[2] == 0 {
+        call.dirty &= !Call::DIRTY;
+    }
     if layout!(has_completed_request) != 0 {
         count(|counters| &raw mut counters.zero_copy_bytes, by_reference);
     }

@@ -328,7 +328,7 @@ pub struct Call {
     pub by_reference: u64,
     /// The part of `by_reference` that the innermost `tcp_sendmsg_locked` has yet to return.
     pub unreturned: u64,
-    /// Not 0 if any other field is not: [`Self::DIRTY`] and [`Self::DATAGRAM`].
+    /// Not 0 if any other field is not: [`Self::DIRTY`], [`Self::DATAGRAM`], [`Self::UNKNOWN`].
     pub dirty: u64,
     /// Between a program that has run and its double, which then has nothing to do: its number.
     pub served: u64,
@@ -343,6 +343,8 @@ impl Call {
     pub const DIRTY: u64 = 1;
     /// A datagram is being received, which one carrier counts as a whole.
     pub const DATAGRAM: u64 = 2;
+    /// Bytes went through an iterator of an unknown type, so nobody knows what was not copied.
+    pub const UNKNOWN: u64 = 4;
 }
 
 /// An offset or address that the running kernel does not have.

@@ -4,7 +4,7 @@
 //! Each counts the call and its payload, and gives the copies made inside to the process. Without
 //! one, copies inside that call are still counted, but neither calls nor payload are.
 
-use zc_profiler_ebpf::{Direction, Lost, Method, NO_PAYLOAD};
+use zc_profiler_ebpf::{Call, Direction, Lost, Method, NO_PAYLOAD};
 
 use crate::{
     call::{self, program, tracepoint_program},
@@ -128,6 +128,7 @@ fn exit(method: Method, rule: Payload, returned: i64) {
     let returned = if returned > 0 { returned as u64 } else { 0 };
     let (payload, zero_copy) = match rule {
         Payload::User => (returned, made.by_reference.min(returned)),
+        Payload::Internal if made.dirty & Call::UNKNOWN != 0 => (returned, 0),
         Payload::Internal => (returned, returned.saturating_sub(copied)),
         Payload::Messages => (copied + made.by_reference, made.by_reference),
         Payload::Copied(_) => (returned, 0),

@@ -87,6 +87,15 @@ impl Btf {
         Self::parse(data)
     }
 
+    /// The same as aya understands it. The kernel hands the file out by the page, so it is read once.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be understood.
+    pub fn for_aya(&self) -> Result<aya::Btf, aya::BtfError> {
+        aya::Btf::parse(&self.data, aya::Endianness::default())
+    }
+
     /// Understands type information.
     ///
     /// # Errors

@@ -1,10 +1,8 @@
 //! What the eBPF programs must know of the running kernel's structures.
 
-use std::{collections::HashMap, hash::BuildHasher};
-
 use zc_profiler_ebpf::{ABSENT, KernelLayout};
 
-use super::btf::Btf;
+use super::{btf::Btf, symbols::Symbols};
 
 /// Something of the kernel's that programs need, and that some kernels may not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,10 +83,7 @@ const PAGES: [&str; 2] = ["ITER_PIPE", "ITER_XARRAY"];
 
 /// The layout, and what of it is missing, each with the name of the missing member or symbol.
 #[must_use]
-pub fn resolve(
-    btf: &Btf,
-    symbols: &HashMap<String, u64, impl BuildHasher>,
-) -> (KernelLayout, Vec<(Need, String)>) {
+pub fn resolve(btf: &Btf, symbols: &Symbols) -> (KernelLayout, Vec<(Need, String)>) {
     let mut missing = Vec::new();
     let devices = devices(btf, &mut missing);
     let mut member = |need, structure, path| member(btf, &mut missing, need, structure, path);
@@ -167,19 +162,18 @@ pub fn resolve(
     if layout.iter_user == 0 {
         missing.push((Need::Iter, "enum iter_type".into()));
     }
-    let first = |names: &[&str]| names.iter().find_map(|name| symbols.get(*name)).copied();
+    let first = |names: &[&str]| names.iter().find_map(|name| symbols.address(name));
     layout.zerocopy_callback = first(&ZEROCOPY_CALLBACKS).unwrap_or_default();
     layout.io_uring_callback = first(&IO_URING_CALLBACKS).unwrap_or_default();
     let pcpu_hot = symbols
-        .get("pcpu_hot")
+        .address("pcpu_hot")
         .zip(btf.member("pcpu_hot", "preempt_count"));
     let preempt_count = symbols
-        .get("__preempt_count")
-        .copied()
+        .address("__preempt_count")
         .or(pcpu_hot.map(|(address, offset)| address + u64::from(offset)));
-    match (symbols.get("__per_cpu_offset"), preempt_count) {
+    match (symbols.address("__per_cpu_offset"), preempt_count) {
         (Some(offsets), Some(count)) => {
-            layout.per_cpu_offset = *offsets;
+            layout.per_cpu_offset = offsets;
             layout.preempt_count = count;
         }
         _ => missing.push((

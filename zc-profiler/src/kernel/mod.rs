@@ -11,4 +11,4 @@ pub use self::disks::pio_disks;
 pub use environment::{Environment, LOCKED_DOWN};
 pub use layout::{Need, SYMBOLS, resolve};
 pub use privileges::give_up;
-pub use symbols::{addresses, in_module};
+pub use symbols::Symbols;

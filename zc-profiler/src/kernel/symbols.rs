@@ -1,57 +1,67 @@
-//! Addresses of kernel symbols, from /proc/kallsyms.
+//! Symbols of the kernel, from /proc/kallsyms.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io::{self, BufRead, BufReader},
 };
 
-/// Finds the wanted symbols; those that the kernel lacks or hides are left out.
-///
-/// # Errors
-///
-/// If the file cannot be read.
-pub fn addresses(wanted: &[&str]) -> io::Result<HashMap<String, u64>> {
-    Ok(parse(BufReader::new(File::open("/proc/kallsyms")?), wanted))
+/// What the kernel has of the symbols that were asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Symbols {
+    addresses: HashMap<String, u64>,
+    in_modules: HashSet<String>,
 }
 
-/// Whether a loaded module has a function of that name.
-#[must_use]
-pub fn in_module(function: &str) -> bool {
-    let Ok(file) = File::open("/proc/kallsyms") else {
-        return false;
-    };
-    let lines = BufReader::new(file).split(b'\n').map_while(Result::ok);
-    lines.into_iter().any(|line| {
-        let mut words = line.split(u8::is_ascii_whitespace).skip(2);
-        words.next() == Some(function.as_bytes()) && words.next().is_some()
-    })
-}
+impl Symbols {
+    /// Looks for these, once for all: the kernel takes a second to print the file on slow machines.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read.
+    pub fn read(wanted: &HashSet<&str>) -> io::Result<Self> {
+        Ok(Self::parse(
+            BufReader::new(File::open("/proc/kallsyms")?),
+            wanted,
+        ))
+    }
 
-fn parse(lines: impl BufRead, wanted: &[&str]) -> HashMap<String, u64> {
-    let mut found = HashMap::new();
-    for line in lines.split(b'\n').map_while(Result::ok) {
-        let Ok(line) = std::str::from_utf8(&line) else {
-            continue;
-        };
-        let mut words = line.split_ascii_whitespace();
-        let (Some(address), Some(_), Some(name), None) =
-            (words.next(), words.next(), words.next(), words.next())
-        else {
-            continue;
-        };
-        if wanted.contains(&name)
-            // Without CAP_SYSLOG every address reads as 0. A per-CPU offset may truly be 0, which no
-            // symbol that is asked for here has.
-            && let Ok(address @ 1..) = u64::from_str_radix(address, 16)
-        {
-            found.insert(name.to_owned(), address);
-            if found.len() == wanted.len() {
-                break;
+    /// Where the kernel itself has it; `None` too if it hides its addresses.
+    #[must_use]
+    pub fn address(&self, name: &str) -> Option<u64> {
+        self.addresses.get(name).copied()
+    }
+
+    /// Whether a loaded module has it.
+    #[must_use]
+    pub fn in_module(&self, name: &str) -> bool {
+        self.in_modules.contains(name)
+    }
+
+    fn parse(lines: impl BufRead, wanted: &HashSet<&str>) -> Self {
+        let mut found = Self::default();
+        for line in lines.split(b'\n').map_while(Result::ok) {
+            let Ok(line) = std::str::from_utf8(&line) else {
+                continue;
+            };
+            let mut words = line.split_ascii_whitespace();
+            let (Some(address), Some(_), Some(name)) = (words.next(), words.next(), words.next())
+            else {
+                continue;
+            };
+            if !wanted.contains(name) {
+                continue;
+            }
+            if words.next().is_some() {
+                found.in_modules.insert(name.to_owned());
+            } else if let Ok(address @ 1..) = u64::from_str_radix(address, 16) {
+                // Without CAP_SYSLOG every address reads as 0. A per-CPU offset may truly be 0, which no
+                // symbol that is asked for here has.
+                found.addresses.insert(name.to_owned(), address);
             }
         }
+        found
     }
-    found
 }
 
 #[cfg(test)]
@@ -59,14 +69,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_wanted_visible_symbols_of_the_kernel_itself_are_found() {
+    fn only_wanted_visible_symbols_are_found_and_modules_apart() {
         let text = "ffffffff81000000 T _stext\n0000000000000000 D hidden\n\
                     ffffffff82000010 D __per_cpu_offset\nffffffffc0000000 d __per_cpu_offset\t[mod]\n\
+                    ffffffffc0000010 t ata_sff_data_xfer\t[libata]\nffffffffc0000020 t other\t[libata]\n\
                     garbage\n";
-        let found = parse(text.as_bytes(), &["__per_cpu_offset", "hidden", "absent"]);
+        let wanted = HashSet::from(["__per_cpu_offset", "hidden", "absent", "ata_sff_data_xfer"]);
+        let found = Symbols::parse(text.as_bytes(), &wanted);
         assert_eq!(
-            found,
-            HashMap::from([("__per_cpu_offset".into(), 0xffff_ffff_8200_0010)])
+            found.address("__per_cpu_offset"),
+            Some(0xffff_ffff_8200_0010)
         );
+        assert_eq!(found.addresses.len(), 1);
+        assert!(found.in_module("ata_sff_data_xfer"));
+        assert!(!found.in_module("other") && !found.in_module("hidden"));
     }
 }

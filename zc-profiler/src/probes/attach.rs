@@ -14,7 +14,7 @@ use super::{
     hooks::{self, Attach, Form, Hook},
     status::{State, Status},
 };
-use crate::kernel::{self, Need, btf::Btf};
+use crate::kernel::{Need, Symbols, btf::Btf};
 
 pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/zc-profiler-ebpf"));
@@ -23,6 +23,8 @@ pub(super) static OBJECT: &[u8] =
 pub struct Plan<'a> {
     /// The running kernel's types, for choosing forms.
     pub btf: &'a Btf,
+    /// And its symbols.
+    pub symbols: &'a Symbols,
     /// The same, as aya wants them.
     pub aya_btf: &'a aya::Btf,
     /// What the programs need to know.
@@ -115,10 +117,10 @@ impl Plan<'_> {
                 Attach::Tracepoint => self.btf.tracepoint_arguments(form.target),
                 Attach::Fentry | Attach::Fexit => self.btf.function_arguments(form.target),
                 // The kernel's types do not tell of modules.
-                Attach::Kprobe => self
-                    .btf
-                    .function_arguments(form.target)
-                    .or_else(|| kernel::in_module(form.target).then_some(form.arguments)),
+                Attach::Kprobe => self.btf.function_arguments(form.target).or_else(|| {
+                    let found = self.symbols.in_module(form.target);
+                    found.then_some(form.arguments)
+                }),
             };
             match arguments {
                 Some(arguments) if arguments == form.arguments => forms.push(form),

@@ -506,6 +506,13 @@ pub fn all(evidence: Evidence) -> impl Iterator<Item = &'static Hook> {
     HOOKS.iter().chain(calls)
 }
 
+/// The functions that any row hooks by kprobe.
+pub fn kprobe_targets() -> impl Iterator<Item = &'static str> {
+    let forms = HOOKS.iter().flat_map(|hook| hook.forms);
+    let kprobes = forms.filter(|form| form.attach == Attach::Kprobe);
+    kprobes.map(|form| form.target)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;

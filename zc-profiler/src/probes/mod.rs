@@ -20,7 +20,7 @@ pub use self::{
     witness::{Breakpoints, Witness},
 };
 use crate::{
-    kernel::{self, Environment, Need, btf},
+    kernel::{self, Environment, Need, Symbols, btf},
     ledger::Ledger,
 };
 
@@ -159,7 +159,8 @@ impl Probes {
         }
         let limited = !raise_memlock_limit();
         let btf = btf::Btf::of_kernel().map_err(Error::Btf)?;
-        let symbols = kernel::addresses(&kernel::SYMBOLS).map_err(Error::Environment)?;
+        let names = hooks::kprobe_targets().chain(kernel::SYMBOLS).collect();
+        let symbols = Symbols::read(&names).map_err(Error::Environment)?;
         let (mut layout, missing) = kernel::resolve(&btf, &symbols);
         if let Some((_, member)) = missing.iter().find(|(need, _)| *need == Need::Writer) {
             log::warn!(
@@ -173,7 +174,8 @@ impl Probes {
         layout.pio_disks = u32::try_from(pio_disks.len()).unwrap_or(u32::MAX);
         let plan = attach::Plan {
             btf: &btf,
-            aya_btf: &aya::Btf::from_sys_fs().map_err(Error::AyaBtf)?,
+            symbols: &symbols,
+            aya_btf: &btf.for_aya().map_err(Error::AyaBtf)?,
             layout,
             missing: &missing,
             processes: PROCESSES,

@@ -3,6 +3,8 @@
 //! The primitives cannot be hooked in any other way (`lib/iov_iter.c` is built without ftrace), and a
 //! hit costs far more than a carrier's program, so this is for self-tests of one task.
 
+use std::collections::HashSet;
+
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData},
@@ -16,7 +18,7 @@ use aya::{
 use zc_profiler_ebpf::{ABSENT, Direction, Primitive};
 
 use super::{Error, attach::OBJECT, take};
-use crate::kernel::{self, btf::Btf};
+use crate::kernel::{self, Symbols, btf::Btf};
 
 /// How many execution breakpoints an x86 processor has.
 pub const SLOTS: usize = 4;
@@ -90,15 +92,15 @@ impl Witness {
     /// If the kernel refuses, or hides its symbols.
     pub fn load() -> Result<Self, Error> {
         let btf = Btf::of_kernel().map_err(Error::Btf)?;
-        let mut names: Vec<_> = TABLE.iter().map(|row| row.name).collect();
+        let mut names: HashSet<_> = TABLE.iter().map(|row| row.name).collect();
         names.extend(kernel::SYMBOLS);
-        let symbols = kernel::addresses(&names).map_err(Error::Environment)?;
+        let symbols = Symbols::read(&names).map_err(Error::Environment)?;
         let (layout, _) = kernel::resolve(&btf, &symbols);
         // Before 5.14 the functions that copy a page did so themselves.
         let old = btf.member("iov_iter", "iter_type").is_none();
         let iter_count = btf.member("iov_iter", "count").unwrap_or(ABSENT);
         let mut ebpf = EbpfLoader::new()
-            .btf(Some(&aya::Btf::from_sys_fs().map_err(Error::AyaBtf)?))
+            .btf(Some(&btf.for_aya().map_err(Error::AyaBtf)?))
             .override_global("LAYOUT", &layout, true)
             .map_max_entries("SUSPENDED", 1)
             .load(OBJECT)
@@ -106,7 +108,7 @@ impl Witness {
         let mut primitives: HashMap<_, u64, Primitive> = take(&mut ebpf, PRIMITIVES)?;
         let mut addresses = Vec::new();
         for row in TABLE {
-            let Some(address) = symbols.get(row.name) else {
+            let Some(address) = symbols.address(row.name) else {
                 continue;
             };
             if row.old.is_some_and(|wanted| wanted != old) {
@@ -125,7 +127,7 @@ impl Witness {
                     name: PRIMITIVES,
                     source,
                 })?;
-            addresses.push((row.name, *address));
+            addresses.push((row.name, address));
         }
         let bytes = take(&mut ebpf, BYTES)?;
         program(&mut ebpf)
