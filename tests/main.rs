@@ -11,6 +11,7 @@ mod filters;
 mod hardware;
 mod io_uring;
 mod iterators;
+mod lab_tables;
 mod memory;
 mod network;
 mod nginx;

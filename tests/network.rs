@@ -11,11 +11,12 @@ use std::{
     },
     process::Command,
     ptr,
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicU64, Ordering},
     thread,
 };
 
 use zc_profiler::ledger::{
+    Counters,
     Direction::{FromUser, ToUser},
     DmaBytes, Lost, Method,
 };
@@ -275,16 +276,47 @@ pub fn lost(measured: &Measured) -> Vec<(Lost, u64)> {
         .collect()
 }
 
+/// A process on the same CPU that is always ready to run, so that interrupts come on top of it.
+pub struct Bystander {
+    child: Child,
+    before: Counters,
+    done: &'static AtomicU64,
+}
+
+impl Bystander {
+    pub fn new() -> Self {
+        let done = shared();
+        crate::support::profiler();
+        let child = Child::stopped_before(|| while done.load(Ordering::Relaxed) == 0 {});
+        child.wait_stopped();
+        let before = child.counters();
+        child.go_on();
+        Self {
+            child,
+            before,
+            done,
+        }
+    }
+
+    /// Ends it; nothing may have been charged to it meanwhile.
+    pub fn saw_nothing(self) {
+        self.done.store(1, Ordering::Relaxed);
+        self.child.wait_stopped();
+        let counters = &self.child.counters() - &self.before;
+        self.child.go_on();
+        self.child.wait_exited();
+        check("the bystander", &counters, &[]);
+        assert!(counters.lost_zero_copy_bytes.is_empty());
+        assert!(
+            counters.context_switches.involuntary > 0,
+            "the bystander ran in between"
+        );
+    }
+}
+
 #[test]
 fn zerocopy_over_loopback_is_copied_for_the_sender_and_for_no_bystander() {
-    // On the same CPU, and always ready to run: interrupts come on top of it.
-    let done = shared();
-    crate::support::profiler();
-    let bystander = Child::stopped_before(|| while done.load(Ordering::Relaxed) == 0 {});
-    bystander.wait_stopped();
-    let before = bystander.counters();
-    bystander.go_on();
-
+    let bystander = Bystander::new();
     let (sender, receiver) = tcp();
     allow_zerocopy(&sender);
     let sink = drained(receiver);
@@ -315,17 +347,7 @@ fn zerocopy_over_loopback_is_copied_for_the_sender_and_for_no_bystander() {
         copied - BYTES
     );
 
-    done.store(1, Ordering::Relaxed);
-    bystander.wait_stopped();
-    let counters = &bystander.counters() - &before;
-    bystander.go_on();
-    bystander.wait_exited();
-    check("the bystander", &counters, &[]);
-    assert!(counters.lost_zero_copy_bytes.is_empty());
-    assert!(
-        counters.context_switches.involuntary > 0,
-        "the bystander ran in between"
-    );
+    bystander.saw_nothing();
     path("TCP send MSG_ZEROCOPY over loopback");
     path("interrupts on top of a bystander");
 }

@@ -3,16 +3,20 @@
 
 use std::{
     fs::{self, File, OpenOptions},
+    net::UdpSocket,
     os::{
         fd::{AsRawFd, RawFd},
-        unix::net::UnixStream,
+        unix::net::{UnixDatagram, UnixStream},
     },
     ptr,
 };
 
-use zc_profiler::ledger::{
-    Direction::{InKernel, ToUser},
-    Lost, Method,
+use zc_profiler::{
+    kernel::btf::Btf,
+    ledger::{
+        Direction::{InKernel, ToUser},
+        Lost, Method,
+    },
 };
 
 use crate::{
@@ -152,6 +156,83 @@ fn what_was_written_to_tcp_is_spliced_to_a_pipe_by_page() {
     taken_out("a pipe from TCP", last[0]);
     close(&last);
     path("splice TCP to pipe, of written bytes");
+}
+
+/// How much of a message of that size a UNIX socket keeps outside of whole pages: the head of each of
+/// its buffers, which fits a page together with the kernel's notes.
+fn heads(message: usize) -> usize {
+    const PAGE: usize = 4_096;
+    const PAGED: usize = 32_768;
+    let notes = Btf::of_kernel()
+        .expect("BTF")
+        .size("skb_shared_info")
+        .expect("skb_shared_info");
+    let room = PAGE - (notes as usize).next_multiple_of(64);
+    let (mut left, mut heads) = (message, 0);
+    while left > 0 {
+        let size = left.min(room + PAGED);
+        let paged = size.saturating_sub(room).next_multiple_of(PAGE).min(size);
+        heads += size - paged;
+        left -= size;
+    }
+    heads
+}
+
+#[test]
+fn what_was_written_to_unix_is_spliced_to_a_pipe_by_page_but_for_heads() {
+    for size in [1, 3_000, 10_007, PAYLOAD] {
+        let (near, far) = UnixStream::pair().expect("socketpair");
+        let last = pipe();
+        let data: Vec<u8> = (0..251).cycle().take(size).collect();
+        // SAFETY: the vector is valid.
+        let written = unsafe { libc::write(near.as_raw_fd(), data.as_ptr().cast(), size) };
+        assert_eq!(ok("write", written), size);
+        let measured = measure(|| splice_all(far.as_raw_fd(), last[1], size));
+        let (bytes, copied) = (size as u64, heads(size) as u64);
+        assert!(copied > 0, "{size}");
+        let expected = Expect {
+            in_kernel: copied,
+            ..Expect::of(Method::Splice, bytes).zero_copy(bytes - copied)
+        };
+        check(
+            &format!("UNIX to pipe, {size}"),
+            &measured.counters,
+            &[expected],
+        );
+        let in_vain = &measured.counters.lost_zero_copy_bytes;
+        assert_eq!(in_vain.get(&Lost::SpliceCopied), Some(&copied), "{size}");
+        let measured = measure(|| read_all(last[0], size));
+        let expected = Expect::of(Method::Read, bytes).copied(ToUser);
+        check("a pipe from UNIX", &measured.counters, &[expected]);
+        close(&last);
+    }
+    path("splice UNIX to pipe, of written bytes");
+}
+
+#[test]
+fn what_has_no_pages_is_spliced_to_a_pipe_by_copy() {
+    const SIZE: usize = 1_000;
+    let data: Vec<u8> = (0..251).cycle().take(SIZE).collect();
+    let random = File::open("/dev/urandom").expect("open");
+    let (unix, unix_far) = UnixDatagram::pair().expect("socketpair");
+    unix.send(&data).expect("send");
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    udp.send_to(&data, udp.local_addr().expect("address"))
+        .expect("send");
+    for (case, from) in [
+        ("UNIX datagram", unix_far.as_raw_fd()),
+        ("UDP", udp.as_raw_fd()),
+        ("/dev/urandom", random.as_raw_fd()),
+    ] {
+        let last = pipe();
+        let measured = measure(|| assert_eq!(splice(from, last[1], SIZE), SIZE));
+        let expected = Expect::of(Method::Splice, SIZE as u64)
+            .copied(InKernel)
+            .calls(1);
+        check(case, &measured.counters, &[expected]);
+        close(&last);
+        path(&format!("splice {case} to pipe"));
+    }
 }
 
 #[test]

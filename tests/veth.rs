@@ -15,8 +15,8 @@ use zc_profiler::ledger::{
 use crate::{
     expect::{Expect, check},
     network::{
-        BYTES, CHUNK, CHUNKS, Cable, NAMESPACES, allow_zerocopy, drained, hang_up, inside, lost,
-        send_chunks, sent_again, switch_off,
+        BYTES, Bystander, CHUNK, CHUNKS, Cable, NAMESPACES, allow_zerocopy, drained, hang_up,
+        inside, lost, send_chunks, sent_again, switch_off,
     },
     support::{Measured, measure, ok, path, shared},
 };
@@ -88,7 +88,8 @@ fn sendfile_passes_pages() {
 }
 
 #[test]
-fn zerocopy_is_copied_for_the_other_end() {
+fn zerocopy_is_copied_for_the_other_end_and_for_no_bystander() {
+    let bystander = Bystander::new();
     let _cable = Cable::new();
     let (near, far) = Cable::tcp();
     allow_zerocopy(&near);
@@ -103,6 +104,7 @@ fn zerocopy_is_copied_for_the_other_end() {
     };
     checked("MSG_ZEROCOPY", &measured, expected);
     assert_eq!(lost(&measured), [(Lost::ZerocopyCopied, copied)]);
+    bystander.saw_nothing();
     path("TCP send MSG_ZEROCOPY over veth");
 }
 

@@ -100,7 +100,7 @@ program! {
     /// Counts socket to user: TCP, UNIX, fragmented UDP. Without it, none of them is counted.
     skb_copy_datagram_iter, "skb_copy_datagram_iter",
     |ctx| if ctx.arg::<i32>(4) == 0 && !call::in_datagram() {
-        moved(i64::from(ctx.arg::<i32>(3)), ctx.arg(2), Direction::ToUser);
+        moved_by_value(i64::from(ctx.arg::<i32>(3)), ctx.arg(2), Direction::ToUser);
     }
 }
 
@@ -120,7 +120,7 @@ program! {
     ///
     /// Counts /proc and similar files to user. Without it, their reads are not counted.
     seq_read_iter, "seq_read_iter",
-    |ctx| moved(ctx.arg(2), ctx.arg(1), Direction::ToUser)
+    |ctx| moved_by_value(ctx.arg(2), ctx.arg(1), Direction::ToUser)
 }
 
 program! {
@@ -129,7 +129,7 @@ program! {
     ///
     /// Counts /dev/random, /dev/urandom and getrandom to user. Without it, those are not counted.
     get_random_bytes_user, "get_random_bytes_user",
-    |ctx| moved(ctx.arg(1), ctx.arg(0), Direction::ToUser)
+    |ctx| moved_by_value(ctx.arg(1), ctx.arg(0), Direction::ToUser)
 }
 
 program! {
@@ -209,6 +209,16 @@ pub fn moved(bytes: i64, iter: *const u8, user: Direction) {
                 call::moved_unknown();
             }
         }
+    }
+}
+
+/// The same for a carrier that has no pages to pass: a pipe's iterator gets a copy.
+#[inline(always)]
+pub fn moved_by_value(bytes: i64, iter: *const u8, user: Direction) {
+    if Side::takes_pages(iter) {
+        copied(Direction::InKernel, bytes);
+    } else {
+        moved(bytes, iter, user);
     }
 }
 

@@ -57,7 +57,7 @@ fn received(ctx: &FExitContext, returned: i32) {
     let room: u64 = ctx.arg(2);
     // With MSG_TRUNC the return value is the datagram's length, of which only this much was copied.
     let bytes = i64::from(returned).min(room.min(i64::MAX as u64) as i64);
-    copies::moved(
+    copies::moved_by_value(
         bytes,
         message.wrapping_add(layout!(msghdr_msg_iter) as usize),
         Direction::ToUser,

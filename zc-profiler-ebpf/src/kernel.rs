@@ -252,6 +252,17 @@ impl Cgroup {
     }
 }
 
+/// The process of a `task_struct` at an address that the verifier knows nothing of.
+#[inline(always)]
+pub fn process_of(task: u64) -> ProcessKey {
+    let leader: u64 = probe(task + u64::from(layout!(task_group_leader)));
+    let start: u64 = probe(leader + u64::from(layout!(task_start_boottime)));
+    ProcessKey {
+        pid: probe(task + u64::from(layout!(task_tgid))),
+        start: (start / TICK_NANOSECONDS) as u32,
+    }
+}
+
 /// Where a copy is charged.
 pub enum Context {
     /// In a system call whose exit program will collect it.
@@ -304,6 +315,14 @@ impl Side {
         } else {
             Self::Unknown
         }
+    }
+
+    /// Whether `iter`, as above, takes pages as they are, and copies of what is in none.
+    #[inline(always)]
+    pub fn takes_pages(iter: *const u8) -> bool {
+        let iter_type: u8 = field(iter, layout!(iter_type));
+        let bit = 1u64 << ((u64::from(iter_type) >> layout!(iter_type_shift)) & 63);
+        bit & u64::from(layout!(iter_pages)) != 0
     }
 
     /// The direction of a copy whose user side, if it has one, is `user`.

@@ -416,6 +416,11 @@ pub struct KernelLayout {
     pub iomap_dio_wait: u32,
     pub io_kiocb_opcode: u32,
     pub io_uring_cqe_res: u32,
+    /// Where a request without a copy keeps its `ubuf_info`; [`ABSENT`] before 6.0.
+    pub io_notif_data_uarg: u32,
+    /// `io_kiocb.tctx`; before 6.13 `task`, and then no `io_uring_task.task`.
+    pub io_kiocb_task: u32,
+    pub io_uring_task_task: u32,
     /// Whether completions of an `io_uring` name their request.
     pub has_completed_request: u32,
     pub skb_sk: u32,
@@ -431,6 +436,15 @@ pub struct KernelLayout {
     /// The bit of `shinfo_flags` that marks pages passed by reference.
     pub shinfo_shared: u32,
     pub shinfo_destructor_arg: u32,
+    pub shinfo_dataref: u32,
+    /// The byte, and the bit in it, that marks a socket buffer whose head others may share.
+    pub skb_cloned: u32,
+    pub skb_cloned_bit: u32,
+    /// The same for a head that is part of a page.
+    pub skb_head_frag: u32,
+    pub skb_head_frag_bit: u32,
+    /// Types among `iter_none` that take pages, and copies of what is in none, one bit each.
+    pub iter_pages: u32,
     /// `ubuf_info.ops`; before 6.10 `callback`.
     pub ubuf_callback: u32,
     pub net_device_parent: u32,
@@ -480,8 +494,12 @@ pub struct KernelLayout {
     pub has_task_pt_regs: u32,
     /// Whether a task can be preempted inside a program, so that each has a double.
     pub preemptible: u32,
+    /// What follows is aligned, so that there is no padding.
+    pub reserved: u32,
     /// What `ubuf_callback` holds for `MSG_ZEROCOPY`, 0 if unknown.
     pub zerocopy_callback: u64,
+    /// The same for requests of an `io_uring`.
+    pub io_uring_callback: u64,
     /// Address of `__per_cpu_offset`, 0 if unknown.
     pub per_cpu_offset: u64,
     /// Per-CPU address of the preemption count, 0 if unknown.
@@ -518,6 +536,9 @@ impl KernelLayout {
         iomap_dio_wait: ABSENT,
         io_kiocb_opcode: ABSENT,
         io_uring_cqe_res: ABSENT,
+        io_notif_data_uarg: ABSENT,
+        io_kiocb_task: ABSENT,
+        io_uring_task_task: ABSENT,
         has_completed_request: 0,
         skb_sk: ABSENT,
         skb_len: ABSENT,
@@ -531,6 +552,12 @@ impl KernelLayout {
         shinfo_flags: ABSENT,
         shinfo_shared: 0,
         shinfo_destructor_arg: ABSENT,
+        shinfo_dataref: ABSENT,
+        skb_cloned: ABSENT,
+        skb_cloned_bit: 0,
+        skb_head_frag: ABSENT,
+        skb_head_frag_bit: 0,
+        iter_pages: 0,
         ubuf_callback: ABSENT,
         net_device_parent: ABSENT,
         bio_opf: ABSENT,
@@ -563,7 +590,9 @@ impl KernelLayout {
         has_task_btf: 0,
         has_task_pt_regs: 0,
         preemptible: 0,
+        reserved: 0,
         zerocopy_callback: 0,
+        io_uring_callback: 0,
         per_cpu_offset: 0,
         preempt_count: 0,
     };
@@ -606,6 +635,10 @@ const _: () = {
     assert!(size_of::<Owner>() == 16);
     assert!(size_of::<Call>() == 96);
     assert!(size_of::<KernelLayout>().is_multiple_of(8));
+    assert!(
+        core::mem::offset_of!(KernelLayout, reserved) + 4
+            == core::mem::offset_of!(KernelLayout, zerocopy_callback)
+    );
     assert!(Method::ALL[Method::Other as usize] as u8 == Method::Other as u8);
     assert!((Method::Other as u8) < NO_PAYLOAD);
 };

@@ -8,12 +8,12 @@ use aya_ebpf::{
     maps::{HashMap, PerCpuArray},
     programs::ProbeContext,
 };
-use zc_profiler_ebpf::{Direction, Dropped, Lost, Method, Owner, ProcessKey};
+use zc_profiler_ebpf::{ABSENT, Direction, Dropped, Lost, Method, Owner, ProcessKey};
 
 use crate::{
-    call::{entry_program, program_anywhere},
+    call::{entry_program, program, program_anywhere},
     copies,
-    kernel::{Structure, Task, Typed, Untyped, field, in_interrupt, layout, probe},
+    kernel::{self, Structure, Task, Typed, Untyped, field, in_interrupt, layout, probe},
     process::{self, Entry},
 };
 
@@ -188,6 +188,23 @@ fn copied(socket: u64, used: Use, bytes: i64, lost: Option<Lost>) {
     }
 }
 
+/// A request of an `io_uring` passed these bytes by reference in vain.
+#[inline(always)]
+fn copied_for_request(request: u64, bytes: u64) {
+    if bytes == 0 || !process::enabled() {
+        return;
+    }
+    let mut task: u64 = probe(request + u64::from(layout!(io_kiocb_task)));
+    if layout!(io_uring_task_task) != ABSENT {
+        task = probe(task + u64::from(layout!(io_uring_task_task)));
+    }
+    let entry = process::at(&kernel::process_of(task)).or_else(process::kernel);
+    if let Some(entry) = entry {
+        entry.add_copy(Method::IoUring as u8, Direction::InKernel, bytes);
+        entry.add_lost(Lost::ZerocopyCopied, bytes);
+    }
+}
+
 program_anywhere! { fentry FEntryContext,
     /// `bool skb_try_coalesce(struct sk_buff *to, struct sk_buff *from, bool *fragstolen, int
     /// *delta_truesize)`, on all kernels.
@@ -326,8 +343,51 @@ fn made_private(skb: impl Structure) {
         let holder = notification.wrapping_sub(u64::from(layout!(skb_cb)));
         let socket: u64 = probe(holder + u64::from(layout!(skb_sk)));
         copied(socket, Use::Send, length.into(), Some(Lost::ZerocopyCopied));
+    } else if callback != 0
+        && callback == layout!(io_uring_callback)
+        && layout!(io_notif_data_uarg) != ABSENT
+    {
+        // The request begins with the notification's own data.
+        let request = notification.wrapping_sub(u64::from(layout!(io_notif_data_uarg)));
+        copied_for_request(request, length.into());
     } else {
         let socket: u64 = skb.read(layout!(skb_sk));
         copied(socket, Use::Send, length.into(), None);
     }
+}
+
+/// Of `skb_shared_info.dataref`: how many buffers share the head.
+const HEAD_SHARERS: u32 = 0xffff;
+
+program! {
+    /// `int skb_splice_bits(struct sk_buff *skb, struct sock *sk, unsigned int offset, struct
+    /// pipe_inode_info *pipe, unsigned int tlen, unsigned int flags)`, on all kernels; nothing is
+    /// copied if it returns 0.
+    ///
+    /// Counts what splice copies from a socket to a pipe: the heads of buffers, which are no pages of
+    /// their own, as UNIX sockets have them. Those of buffers in a list, as some NICs merge them, are
+    /// left out. Without it, such splices look like zero-copy.
+    skb_splice_bits, "skb_splice_bits",
+    |ctx| if ctx.arg::<i32>(6) != 0 {
+        let skb = Typed(ctx.arg(0));
+        let (offset, wanted): (u32, u32) = (ctx.arg(2), ctx.arg(4));
+        let length: u32 = skb.read(layout!(skb_len));
+        let paged: u32 = skb.read(layout!(skb_data_len));
+        let head = i64::from(length) - i64::from(paged) - i64::from(offset);
+        if head > 0 && !owns_page(skb) {
+            copies::copied(Direction::InKernel, head.min(i64::from(wanted)));
+        }
+    }
+}
+
+/// Whether a buffer's head is part of a page, and the buffer the only one that uses it.
+#[inline(always)]
+fn owns_page(skb: Typed) -> bool {
+    let part: u8 = skb.read(layout!(skb_head_frag));
+    let cloned: u8 = skb.read(layout!(skb_cloned));
+    if u32::from(part) & layout!(skb_head_frag_bit) == 0 {
+        return false;
+    }
+    u32::from(cloned) & layout!(skb_cloned_bit) == 0
+        || probe::<u32>(shared_info(skb) + u64::from(layout!(shinfo_dataref))) & HEAD_SHARERS == 1
 }

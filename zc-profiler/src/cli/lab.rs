@@ -111,7 +111,10 @@ pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
 fn drive(args: &LabArgs, options: Options, signals: &Signals) -> anyhow::Result<ExitCode> {
     let scenarios = chosen(&args.methods);
     let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let hardware = args.hardware.found(&dir);
+    let hardware = args
+        .hardware
+        .found(&dir)
+        .with_namespaces_for(scenarios.iter().copied());
     let (scenarios, left_out) = hardware::possible(scenarios, &hardware);
     ensure!(!scenarios.is_empty(), "{}", left_out.join("; "));
     let chunk = chunk(args)?;
@@ -242,17 +245,21 @@ fn say(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// The scenarios of these names, in the order of the tables; the usual ones if none is named.
+/// The scenarios of these names, in the order of the tables; the usual ones if none is named. A method
+/// that a usual table has is driven in the others only with their whole table.
 fn chosen(names: &[String]) -> Vec<&'static Scenario> {
     let wanted = |name: &str| names.iter().any(|other| other == name);
+    let usual = |method| {
+        let mut tables = TABLES.iter().filter(|table| table.usual);
+        tables.any(|table| table.rows.iter().any(|row| row.method == method))
+    };
     TABLES
         .iter()
         .flat_map(|table| {
             let whole = wanted(ALL) || wanted(table.name) || names.is_empty() && table.usual;
-            table
-                .rows
-                .iter()
-                .filter(move |row| whole || wanted(row.method))
+            table.rows.iter().filter(move |row| {
+                whole || wanted(row.method) && (table.usual || !usual(row.method))
+            })
         })
         .collect()
 }
@@ -328,4 +335,24 @@ fn check_writable(path: &Path) -> anyhow::Result<()> {
         path.display()
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_usual_method_is_driven_elsewhere_only_with_the_whole_table() {
+        let targets = |names: &[&str]| -> Vec<&str> {
+            let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+            let rows = chosen(&names).into_iter();
+            rows.filter(|row| row.method == "read+write")
+                .map(|row| row.target.name())
+                .collect()
+        };
+        assert_eq!(targets(&["read+write"]), ["tcp", "file"]);
+        assert_eq!(targets(&["network"]), ["veth", "veth-sg", "veth-tx"]);
+        assert_eq!(targets(&["all"]).len(), 5);
+        assert_eq!(chosen(&["ring-send".into()]).len(), 1);
+    }
 }

@@ -177,6 +177,13 @@ impl Btf {
         (offset % 8 == 0).then_some(offset / 8)
     }
 
+    /// The byte offset of a member of one bit, and the bit in that byte.
+    #[must_use]
+    pub fn bit(&self, structure: &str, name: &str) -> Option<(u32, u32)> {
+        let (bits, _) = self.member_of(self.find(Kind::Struct, structure)?, name)?;
+        Some((bits / 8, 1 << (bits % 8)))
+    }
+
     /// The size of a structure in bytes.
     #[must_use]
     pub fn size(&self, structure: &str) -> Option<u32> {
@@ -297,6 +304,7 @@ mod tests {
             name("in"),
         );
         let (colour, red, green) = (name("colour"), name("RED"), name("GREEN"));
+        let (flags, first, second) = (name("flags"), name("first"), name("second"));
         let (function, tracepoint, int) = (name("moved"), name("btf_trace_tick"), name("int"));
         let info = |kind: u32, parts: u32| kind << 24 | parts;
         let types: Vec<u32> = [
@@ -310,6 +318,17 @@ mod tests {
             vec![function, info(12, 1), 7],                                // 8
             vec![0, info(2, 0), 7],                                        // 9: pointer to 7
             vec![tracepoint, info(8, 0), 9],                               // 10
+            vec![
+                flags,
+                1 << 31 | info(4, 2),
+                4,
+                first,
+                1,
+                1 << 24,
+                second,
+                1,
+                1 << 24 | 1,
+            ], // 11: of bits
         ]
         .concat();
         let length = u32::try_from(types.len() * 4).unwrap();
@@ -343,6 +362,10 @@ mod tests {
             "through a const member"
         );
         assert_eq!(btf.member("outer", "in.d"), None);
+        assert_eq!(btf.bit("outer", "b"), Some((4, 1)));
+        assert_eq!(btf.bit("flags", "second"), Some((0, 2)));
+        assert_eq!(btf.bit("flags", "third"), None);
+        assert_eq!(btf.member("flags", "second"), None, "no whole byte");
         assert_eq!(btf.size("outer"), Some(12));
         assert_eq!(btf.enumerator("colour", "GREEN"), Some(7));
         assert_eq!(btf.enumerator("colour", "BLUE"), None);

@@ -15,6 +15,8 @@ pub enum Need {
     Message,
     /// A socket buffer: its lengths, memory and socket.
     Skb,
+    /// Whether a socket buffer's head can be passed on.
+    SkbHead,
     /// Whether a network device has hardware behind it.
     NetDevice,
     /// A block request and its disk.
@@ -40,13 +42,16 @@ pub enum Need {
 }
 
 /// Symbols that [`resolve`] wants to be looked up.
-pub const SYMBOLS: [&str; 6] = [
+pub const SYMBOLS: [&str; 9] = [
     "__per_cpu_offset",
     "__preempt_count",
     "pcpu_hot",
     ZEROCOPY_CALLBACKS[0],
     ZEROCOPY_CALLBACKS[1],
     ZEROCOPY_CALLBACKS[2],
+    IO_URING_CALLBACKS[0],
+    IO_URING_CALLBACKS[1],
+    IO_URING_CALLBACKS[2],
 ];
 
 /// What marks a notification as `MSG_ZEROCOPY`'s: from 6.10 on, from 5.12 on, before.
@@ -54,6 +59,13 @@ const ZEROCOPY_CALLBACKS: [&str; 3] = [
     "msg_zerocopy_ubuf_ops",
     "msg_zerocopy_callback",
     "sock_zerocopy_callback",
+];
+
+/// The same for requests of an `io_uring`: from 6.10 on, from 6.2 on, before.
+const IO_URING_CALLBACKS: [&str; 3] = [
+    "io_ubuf_ops",
+    "io_tx_ubuf_callback",
+    "io_uring_tx_zerocopy_callback",
 ];
 
 /// The bit of `skb_shared_info.flags`, and before 5.12 of `tx_flags`, that marks pages passed by
@@ -68,6 +80,8 @@ const THREAD_SIZE: u32 = 16384;
 const USER: [&str; 2] = ["ITER_IOVEC", "ITER_UBUF"];
 const KERNEL: [&str; 3] = ["ITER_KVEC", "ITER_BVEC", "ITER_FOLIOQ"];
 const NONE: [&str; 3] = ["ITER_PIPE", "ITER_XARRAY", "ITER_DISCARD"];
+/// Those of the last that take pages as they are, but nothing else.
+const PAGES: [&str; 2] = ["ITER_PIPE", "ITER_XARRAY"];
 
 /// The layout, and what of it is missing, each with the name of the missing member or symbol.
 #[must_use]
@@ -107,6 +121,15 @@ pub fn resolve(btf: &Btf, symbols: &Symbols) -> (KernelLayout, Vec<(Need, String
         iomap_dio_wait: member(Need::DirectIo, "iomap_dio", "wait_for_completion"),
         io_kiocb_opcode: member(Need::Request, "io_kiocb", "opcode"),
         io_uring_cqe_res: member(Need::Request, "io_uring_cqe", "res"),
+        io_notif_data_uarg: btf.member("io_notif_data", "uarg").unwrap_or(ABSENT),
+        io_kiocb_task: btf
+            .member("io_kiocb", "tctx")
+            .or_else(|| btf.member("io_kiocb", "task"))
+            .unwrap_or(ABSENT),
+        io_uring_task_task: btf
+            .member("io_kiocb", "tctx")
+            .and_then(|_| btf.member("io_uring_task", "task"))
+            .unwrap_or(ABSENT),
         task_cgroups: member(Need::Cgroup, "task_struct", "cgroups"),
         css_set_dfl_cgrp: member(Need::Cgroup, "css_set", "dfl_cgrp"),
         cgroup_kn: member(Need::Cgroup, "cgroup", "kn"),
@@ -142,13 +165,13 @@ pub fn resolve(btf: &Btf, symbols: &Symbols) -> (KernelLayout, Vec<(Need, String
     };
     (layout.iter_user, layout.iter_kernel, layout.iter_none) =
         (types(&USER), types(&KERNEL), types(&NONE));
+    layout.iter_pages = types(&PAGES);
     if layout.iter_user == 0 {
         missing.push((Need::Iter, "enum iter_type".into()));
     }
-    layout.zerocopy_callback = ZEROCOPY_CALLBACKS
-        .iter()
-        .find_map(|name| symbols.address(name))
-        .unwrap_or_default();
+    let first = |names: &[&str]| names.iter().find_map(|name| symbols.address(name));
+    layout.zerocopy_callback = first(&ZEROCOPY_CALLBACKS).unwrap_or_default();
+    layout.io_uring_callback = first(&IO_URING_CALLBACKS).unwrap_or_default();
     let pcpu_hot = symbols
         .address("pcpu_hot")
         .zip(btf.member("pcpu_hot", "preempt_count"));
@@ -230,6 +253,15 @@ fn devices(btf: &Btf, missing: &mut Vec<(Need, String)>) -> KernelLayout {
         gendisk_first_minor: member(Need::Bio, "gendisk", "first_minor"),
         ..KernelLayout::UNKNOWN
     };
+    layout.shinfo_dataref = member(Need::SkbHead, "skb_shared_info", "dataref");
+    let mut bit = |name| {
+        btf.bit("sk_buff", name).unwrap_or_else(|| {
+            missing.push((Need::SkbHead, format!("sk_buff.{name}")));
+            (ABSENT, 0)
+        })
+    };
+    (layout.skb_cloned, layout.skb_cloned_bit) = bit("cloned");
+    (layout.skb_head_frag, layout.skb_head_frag_bit) = bit("head_frag");
     if missing.iter().any(|(need, _)| *need == Need::Writer) {
         layout.page_mapping = ABSENT;
     }

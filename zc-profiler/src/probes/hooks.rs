@@ -438,6 +438,10 @@ pub const HOOKS: &[Hook] = hooks! {
         else "room for new cgroups under a filter",
         needs &[Need::Task, Need::Cgroup, Need::CgroupTree], vital false,
         [tracepoint("cgroup_rmdir", 2, "cgroup_rmdir")];
+    "socket_head": "socket to pipe: heads of socket buffers, which splice copies",
+        else "their copies, which splice's zero-copy bytes then include",
+        needs &[Need::Task, Need::Skb, Need::SkbHead], vital false,
+        [fexit("skb_splice_bits", 6, "skb_splice_bits")];
 };
 
 macro_rules! syscalls {

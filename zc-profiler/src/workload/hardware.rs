@@ -16,7 +16,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, IO_URING, Scenario, Target, io_uring_read, pattern};
+use super::{Error, Scenario, Target, netns::Cable, pattern, ring};
 
 /// Where a scenario's payload lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,10 @@ pub enum Source {
 
 /// What there is on this machine.
 #[derive(Clone, Debug, Default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is there or not, whatever the others"
+)]
 pub struct Hardware {
     /// A disk, or a file on one, that begins with the lab's pattern and is read by PIO.
     pub pio_disk: Option<PathBuf>,
@@ -44,7 +48,18 @@ pub struct Hardware {
     pub direct_io: bool,
     /// Whether a process may have an `io_uring`.
     pub io_uring: bool,
+    /// Whether one sends without a copy.
+    pub send_zerocopy: bool,
+    /// Whether this process may make network namespaces, and cables between them.
+    pub namespaces: bool,
 }
+
+/// What the names of methods by an `io_uring` have in common.
+const BY_RING: &str = "ring-";
+/// The one of them that came late.
+const SEND_ZEROCOPY: &str = "ring-send-zc";
+/// What methods that make a network namespace are called, to end with.
+const IN_NAMESPACE: &str = "-fragments";
 
 /// Two NICs with a wire between them, in a network namespace each, so that the kernel does not take
 /// the short way.
@@ -73,9 +88,20 @@ impl Hardware {
     pub fn with_features(self, dir: &Path) -> Self {
         Self {
             direct_io: has_direct_io(dir),
-            io_uring: io_uring_read::is_available(),
+            io_uring: ring::is_available(),
+            send_zerocopy: ring::knows(ring::SEND_ZC),
             ..self
         }
+    }
+
+    /// Looks for what only some scenarios need, and what leaves traces: modules may be loaded for it.
+    #[must_use]
+    pub fn with_namespaces_for<'a>(
+        self,
+        scenarios: impl IntoIterator<Item = &'a Scenario>,
+    ) -> Self {
+        let namespaces = scenarios.into_iter().any(needs_namespaces) && Cable::is_available();
+        Self { namespaces, ..self }
     }
 
     /// What a scenario needs and this machine was not said to have.
@@ -91,9 +117,18 @@ impl Hardware {
             Target::Nic { .. } if self.wire.is_none() => Some("no --nic to send by"),
             _ => None,
         };
-        let ring = (scenario.method == IO_URING && !self.io_uring)
-            .then_some("no io_uring for this process");
-        disk.or(nic).or(ring)
+        let ring = match scenario.method {
+            method if method.contains(BY_RING) && !self.io_uring => {
+                Some("no io_uring for this process")
+            }
+            SEND_ZEROCOPY if !self.send_zerocopy => {
+                Some("this kernel's io_uring has no SEND_ZC (6.0 and later have)")
+            }
+            _ => None,
+        };
+        let namespace = (needs_namespaces(scenario) && !self.namespaces)
+            .then_some("this process may not make network namespaces and veth devices");
+        disk.or(nic).or(ring).or(namespace)
     }
 
     pub(super) fn disk(&self, source: Source) -> Option<&Path> {
@@ -103,6 +138,10 @@ impl Hardware {
             Source::DmaDisk => self.dma_disk.as_deref(),
         }
     }
+}
+
+fn needs_namespaces(scenario: &Scenario) -> bool {
+    matches!(scenario.target, Target::Veth(_)) || scenario.method.ends_with(IN_NAMESPACE)
 }
 
 /// Of other file systems it is not known how they carry it out.
@@ -212,9 +251,11 @@ pub(super) fn drain(connection: BorrowedFd) -> Result<(), Error> {
         .try_clone_to_owned()
         .map(TcpStream::from)
         .map_err(Error::call("dup"))?;
-    stream
-        .shutdown(std::net::Shutdown::Write)
-        .map_err(Error::call("shutdown"))?;
+    match stream.shutdown(std::net::Shutdown::Write) {
+        // Both ends have closed it already.
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(()),
+        result => result.map_err(Error::call("shutdown"))?,
+    }
     let mut poll = libc::pollfd {
         fd: stream.as_raw_fd(),
         events: libc::POLLRDHUP,

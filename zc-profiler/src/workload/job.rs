@@ -23,8 +23,8 @@ use super::{
     transfer::{Flow, moved},
 };
 
-/// Context switches between a worker's two barriers that belong to the second: it stops there, and
-/// that is one voluntary switch.
+/// Context switches between a worker's two barriers that belong to the second: each of its threads, and
+/// of those that the kernel runs for its `io_uring`, stops there, and that is one voluntary switch.
 pub const STOP_SWITCHES: u64 = 1;
 
 /// What a worker is to do.

@@ -8,17 +8,24 @@ mod error;
 mod exchange;
 mod hardware;
 mod io_uring_read;
+mod io_uring_recv;
+mod io_uring_splice;
+mod io_uring_write;
 mod job;
 mod mmap_write;
+mod netns;
+mod passage;
 mod pattern;
 mod pipe;
 mod read_write;
+mod ring;
 mod run;
 mod scenarios;
 mod sendfile;
 mod signals;
 mod splice;
 mod target;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -35,7 +42,7 @@ pub use job::{Report, STOP_SWITCHES, Usage, work};
 pub use run::{Meter, MeterError, Plan, Run};
 pub use scenarios::{TABLES, Table, scenarios};
 pub use signals::Signals;
-pub use target::Target;
+pub use target::{Target, Veth};
 pub use transfer::Calls;
 pub use truth::{Difference, Moved, Share, Truth};
 pub use worker::COMMAND;
@@ -77,6 +84,3 @@ pub struct Scenario {
 fn plain<T: Transfer + Default + 'static>(_chunk: usize) -> Result<Box<dyn Transfer>, Error> {
     Ok(Box::new(T::default()))
 }
-
-/// The one that needs leave to use it.
-const IO_URING: &str = "io_uring-read";

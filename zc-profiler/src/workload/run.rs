@@ -121,13 +121,14 @@ impl Plan {
         sender.resume()?;
         sender.wait_stopped(signals)?;
         let after = meter.end(sender.pid()).map_err(Error::Meter)?;
+        let stops = STOP_SWITCHES * sender.threads();
         sender.resume()?;
         let report = sender.finish(signals)?;
         sink.finish(self.payload, signals)?;
 
         let mut measured = &after - &before;
         let voluntary = &mut measured.context_switches.voluntary;
-        *voluntary = voluntary.saturating_sub(STOP_SWITCHES);
+        *voluntary = voluntary.saturating_sub(stops);
         Ok(Run { measured, report })
     }
 }

@@ -1,6 +1,9 @@
 //! sendfile from the file to the sink.
 
-use std::{os::fd::AsRawFd, ptr};
+use std::{
+    os::fd::{AsRawFd, RawFd},
+    ptr,
+};
 
 use super::{
     Error,
@@ -16,11 +19,15 @@ impl Transfer for Sendfile {
         let (source, sink) = (flow.source.as_raw_fd(), flow.sink.as_raw_fd());
         let mut calls = Calls::default();
         flow.each_chunk(|want| {
-            // SAFETY: both are open; no memory is passed.
-            let sent = unsafe { libc::sendfile(sink, source, ptr::null_mut(), want) };
             calls.add(Method::Sendfile, 1);
-            moved("sendfile", want, sent)
+            sendfile(source, sink, want)
         })?;
         Ok(calls)
     }
+}
+
+pub(super) fn sendfile(from: RawFd, to: RawFd, want: usize) -> Result<usize, Error> {
+    // SAFETY: both are open; no memory is passed.
+    let sent = unsafe { libc::sendfile(to, from, ptr::null_mut(), want) };
+    moved("sendfile", want, sent)
 }

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Seek},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     os::unix::fs::OpenOptionsExt,
     path::Path,
     process::{self, Stdio},
@@ -13,7 +13,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Hardware, Nic, Signals, hardware, job::Job, pattern, worker::Worker};
+use super::{
+    Error, Hardware, Nic, Signals, hardware,
+    job::Job,
+    netns::{Cable, Offloads},
+    pattern,
+    worker::Worker,
+};
 
 /// What kind of thing receives the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +35,29 @@ pub enum Target {
         /// Whether the NIC gathers a packet from several places in memory (scatter-gather).
         gather: bool,
     },
+    /// A TCP socket in another network namespace, at the other end of a pair of virtual NICs (veth)
+    /// that the lab makes, read by another process.
+    Veth(Veth),
+}
+
+/// What the sender's NIC of such a pair can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Veth {
+    /// Everything.
+    Whole,
+    /// All but scatter-gather.
+    NoGather,
+    /// All but checksums.
+    NoChecksum,
+}
+
+impl Veth {
+    pub(super) const fn offloads(self) -> Offloads {
+        Offloads {
+            gather: !matches!(self, Self::NoGather),
+            checksum: !matches!(self, Self::NoChecksum),
+        }
+    }
 }
 
 impl Target {
@@ -41,6 +70,9 @@ impl Target {
             Self::Memory => "memory",
             Self::Nic { gather: false } => "nic-sg",
             Self::Nic { gather: true } => "nic+sg",
+            Self::Veth(Veth::Whole) => "veth",
+            Self::Veth(Veth::NoGather) => "veth-sg",
+            Self::Veth(Veth::NoChecksum) => "veth-tx",
         }
     }
 }
@@ -57,6 +89,8 @@ pub(super) enum Address {
         gather: bool,
         peer: SocketAddr,
     },
+    /// Inherited and connected, since its network namespace has no name.
+    Veth(RawFd),
 }
 
 /// Opens a target in the sender's process; to be called once.
@@ -72,7 +106,7 @@ pub(super) fn open(address: &Address) -> Result<File, Error> {
         }
         // SAFETY: the parent left this descriptor open for this process, which takes it here and
         // nowhere else.
-        Address::File(fd) => Ok(unsafe { File::from_raw_fd(*fd) }),
+        Address::File(fd) | Address::Veth(fd) => Ok(unsafe { File::from_raw_fd(*fd) }),
     }
 }
 
@@ -85,7 +119,7 @@ fn connect(address: SocketAddr) -> Result<File, Error> {
 /// Waits for what the kernel still has to do for a sender that has made its last call.
 pub(super) fn settle(address: &Address, sink: &File) -> Result<(), Error> {
     match address {
-        Address::Nic { .. } => hardware::drain(sink.as_fd()),
+        Address::Nic { .. } | Address::Veth(_) => hardware::drain(sink.as_fd()),
         Address::Tcp(_) | Address::File(_) | Address::Memory => Ok(()),
     }
 }
@@ -123,6 +157,10 @@ pub(super) enum Sink {
         gather: bool,
         peer: SocketAddr,
     },
+    Veth {
+        receiver: Worker,
+        stream: TcpStream,
+    },
 }
 
 impl Sink {
@@ -148,11 +186,14 @@ impl Sink {
             }
             Target::File => {
                 let file = temporary(dir)?;
-                // SAFETY: the descriptor is open; no memory is passed.
-                if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) } != 0 {
-                    return Err(Error::last("fcntl"));
-                }
+                leave_open(file.as_fd())?;
                 Ok(Self::File(file))
+            }
+            Target::Veth(veth) => {
+                let (listener, stream) = Cable::new(veth.offloads())?.connect()?;
+                let receiver = receiver(listener, payload)?;
+                leave_open(stream.as_fd())?;
+                Ok(Self::Veth { receiver, stream })
             }
             Target::Tcp => {
                 let (receiver, address) = listen(Ipv4Addr::LOCALHOST.into(), payload)?;
@@ -165,6 +206,7 @@ impl Sink {
         match self {
             Self::Tcp { address, .. } => Address::Tcp(*address),
             Self::File(file) => Address::File(file.as_raw_fd()),
+            Self::Veth { stream, .. } => Address::Veth(stream.as_raw_fd()),
             Self::Memory => Address::Memory,
             Self::Nic {
                 nic, gather, peer, ..
@@ -179,7 +221,9 @@ impl Sink {
     /// Checks, once the sender is gone, that the payload arrived intact.
     pub fn finish(self, payload: u64, signals: &Signals) -> Result<(), Error> {
         match self {
-            Self::Tcp { receiver, .. } | Self::Nic { receiver, .. } => receiver.finish(signals),
+            Self::Tcp { receiver, .. }
+            | Self::Nic { receiver, .. }
+            | Self::Veth { receiver, .. } => receiver.finish(signals),
             // The sender checks what it has read.
             Self::Memory => Ok(()),
             Self::File(mut file) => {
@@ -194,9 +238,21 @@ impl Sink {
 fn listen(address: IpAddr, payload: u64) -> Result<(Worker, SocketAddr), Error> {
     let listener = TcpListener::bind((address, 0)).map_err(Error::call("bind"))?;
     let address = listener.local_addr().map_err(Error::call("getsockname"))?;
+    Ok((receiver(listener, payload)?, address))
+}
+
+fn receiver(listener: TcpListener, payload: u64) -> Result<Worker, Error> {
     let stdin = Stdio::from(OwnedFd::from(listener));
-    let receiver = Worker::start("receiver", &Job::Receive { payload }, stdin)?;
-    Ok((receiver, address))
+    Worker::start("receiver", &Job::Receive { payload }, stdin)
+}
+
+/// Has the processes that are started from now on inherit a descriptor.
+fn leave_open(fd: BorrowedFd) -> Result<(), Error> {
+    // SAFETY: the descriptor is open; no memory is passed.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) } {
+        0 => Ok(()),
+        _ => Err(Error::last("fcntl")),
+    }
 }
 
 /// The receiver's work: one connection of the listener that standard input is, read to its end.

@@ -98,7 +98,7 @@ impl fmt::Display for Difference {
 
 impl Truth {
     /// Where a measurement parts from the truth; empty if nowhere. What TCP sent again was copied
-    /// again, if it was copied after the call.
+    /// again, if it was copied after the call: between the kernel's own buffers.
     #[must_use]
     pub fn differences(
         &self,
@@ -175,7 +175,7 @@ fn fields(
     calls: u64,
     got: &MethodTotals,
 ) -> [(&'static str, u64, u64); 6] {
-    let later = share.in_kernel * share.zero_copy * resent;
+    let later = share.in_kernel * resent;
     [
         ("calls", calls, got.calls),
         ("payload_bytes", share.payload * payload, got.payload_bytes),

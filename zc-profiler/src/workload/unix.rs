@@ -1,6 +1,6 @@
-//! write to a UNIX stream socket, read from its peer.
+//! write to a UNIX socket, read from its peer.
 
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use super::{
     Error,
@@ -14,4 +14,9 @@ const ROOM: usize = 65_536;
 pub(super) fn prepare(chunk: usize) -> Result<Box<dyn Transfer>, Error> {
     let (near, far) = UnixStream::pair().map_err(Error::call("socketpair"))?;
     Exchange::prepare(End::write(near), End::read(far), chunk, ROOM)
+}
+
+pub(super) fn prepare_datagrams(chunk: usize) -> Result<Box<dyn Transfer>, Error> {
+    let (near, far) = UnixDatagram::pair().map_err(Error::call("socketpair"))?;
+    Exchange::prepare(End::send(near), End::recv(far), chunk, ROOM)
 }

@@ -59,6 +59,12 @@ impl Worker {
         self.child.id()
     }
 
+    /// How many threads it has, those that the kernel runs in it among them.
+    pub fn threads(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        tasks.map_or(1, |tasks| tasks.count() as u64)
+    }
+
     /// Waits until the worker stands at a barrier.
     pub fn wait_stopped(&mut self, signals: &Signals) -> Result<(), Error> {
         loop {

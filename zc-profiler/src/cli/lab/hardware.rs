@@ -94,6 +94,8 @@ mod tests {
             wire: None,
             direct_io: true,
             io_uring: true,
+            send_zerocopy: true,
+            namespaces: true,
         };
         let (_, left_out) = possible(all(), &hardware);
         assert_eq!(

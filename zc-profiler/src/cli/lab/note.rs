@@ -89,7 +89,7 @@ fn short_calls(case: &Case) -> Option<String> {
     let (calls, whole) = (case.run.report.calls.total(), case.truth.calls(case.chunks));
     (calls > whole).then(|| {
         format!(
-            "{} calls where {} would do if each moved all it was asked to: a socket buffer, pipe or datagram was full",
+            "{} calls where {} would do if each moved all it was asked to: a socket buffer, pipe or datagram was full, or a ring's request took more than one",
             grouped(calls),
             grouped(whole)
         )

@@ -274,23 +274,21 @@ mod tests {
             text.lines().all(|line| line.chars().count() <= 140),
             "{text}"
         );
-        let line = |start: &str| -> Vec<&str> {
-            let mut lines = text.lines();
-            lines
-                .find(|line| line.starts_with(start))
-                .unwrap()
-                .split_whitespace()
-                .skip(2)
-                .collect()
+        let line = |method: &str, target: &str| -> Vec<&str> {
+            let mut lines = text
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let found = lines.find(|words| words.starts_with(&[method, target]));
+            found.unwrap().split_off(2)
         };
         assert_eq!(
-            line("mmap+write"),
+            line("mmap+write", "tcp"),
             "4 2.12 0.00 1 1.00 0.00 1.00 0.00 0.00 0.00 2 0.00 0.00 0.00 OK"
                 .split(' ')
                 .collect::<Vec<_>>()
         );
         assert_eq!(
-            line("splice           tcp"),
+            line("splice", "tcp"),
             "4 4.00 0.00 0 0.00 0.00 0.00 0.00 0.00 2.00 2 0.00 0.00 0.00 OK"
                 .split(' ')
                 .collect::<Vec<_>>()

@@ -2,12 +2,12 @@
 
 use super::{
     super::{
-        IO_URING, Scenario, Share, Source, Target, Truth, direct_read, io_uring_read, pipe, plain,
-        udp, unix, vmsplice, zerocopy_send::ZerocopySend,
+        Scenario, Share, Source, Target, Truth, direct_read, io_uring_read, pipe, plain, udp, unix,
+        vmsplice, zerocopy_send::ZerocopySend,
     },
     shares::{
-        COPIED_ON_DELIVERY, IO_URING_READ, MMAP, PASSED, READ, RECV, SEND, WRITE, always, moving,
-        theory,
+        COPIED_ON_DELIVERY, IO_URING_READ, MMAP, PASSED, READ, RECV, SEND, WRITE, ZEROCOPY_SEND,
+        always, moving, theory,
     },
 };
 use crate::ledger::Method;
@@ -50,7 +50,7 @@ pub(super) static ROWS: &[Scenario] = &[
         prepare: direct_read::prepare,
     },
     Scenario {
-        method: IO_URING,
+        method: "io_uring-read",
         source: Source::Cached,
         target: Target::Memory,
         theory: theory(2, 1, 1),
@@ -75,24 +75,7 @@ pub(super) static ROWS: &[Scenario] = &[
             because: Some(
                 "the receiver is on this machine, so the kernel copied for it what was passed by reference",
             ),
-            ..moving(
-                COPIED_ON_DELIVERY,
-                &[
-                    MMAP,
-                    Share {
-                        zero_copy: 1,
-                        from_user: 0,
-                        in_kernel: 1,
-                        ..SEND
-                    },
-                    // The receiver's end.
-                    Share {
-                        method: Method::Recv,
-                        calls_once: 1,
-                        ..Share::NOTHING
-                    },
-                ],
-            )
+            ..moving(COPIED_ON_DELIVERY, ZEROCOPY_SEND)
         }],
         prepare: plain::<ZerocopySend>,
     },

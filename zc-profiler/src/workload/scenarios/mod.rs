@@ -2,6 +2,8 @@
 
 mod classic;
 mod methods;
+mod network;
+mod rings;
 mod shares;
 
 use super::Scenario;
@@ -20,7 +22,7 @@ pub struct Table {
 }
 
 /// In the order of the lab's table.
-pub static TABLES: [Table; 2] = [
+pub static TABLES: [Table; 4] = [
     Table {
         name: "classic",
         about: "what the classic articles compare",
@@ -32,6 +34,18 @@ pub static TABLES: [Table; 2] = [
         about: "other ways in and out of the kernel",
         usual: true,
         rows: methods::ROWS,
+    },
+    Table {
+        name: "network",
+        about: "sockets of every family, spliced too, and veth devices",
+        usual: false,
+        rows: network::ROWS,
+    },
+    Table {
+        name: "rings",
+        about: "requests of an io_uring",
+        usual: false,
+        rows: rings::ROWS,
     },
 ];
 

@@ -84,6 +84,23 @@ pub const fn moving(moved: Moved, shares: &'static [Share]) -> Truth {
     }
 }
 
+/// Copied after all, for a device that cannot gather or for a receiver of this machine.
+pub const ZEROCOPY_SEND: &[Share] = &[
+    MMAP,
+    Share {
+        zero_copy: 1,
+        from_user: 0,
+        in_kernel: 1,
+        ..SEND
+    },
+    // The receiver's end.
+    Share {
+        method: Method::Recv,
+        calls_once: 1,
+        ..Share::NOTHING
+    },
+];
+
 pub const BY_PIO: Moved = Moved {
     pio_in: 1,
     dma_in: 0,
@@ -106,4 +123,18 @@ pub const COPIED_ON_DELIVERY: Moved = Moved {
 pub const BY_DMA_AND_LOST: Moved = Moved {
     lost: 1,
     ..BY_DMA_IN_AND_OUT
+};
+/// One enter of the ring for each chunk.
+pub const IO_URING: Share = Share {
+    method: Method::IoUring,
+    calls_each_chunk: 1,
+    payload: 1,
+    ..Share::NOTHING
+};
+/// Why a ring's payload may be missing.
+pub const UNTOLD: Option<&str> =
+    Some("this kernel does not tell what requests completed: no payload");
+pub const IO_URING_WRITE: Share = Share {
+    from_user: 1,
+    ..IO_URING
 };
