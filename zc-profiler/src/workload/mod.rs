@@ -3,15 +3,24 @@
 
 mod cold_read;
 mod copy_file_range;
+mod devices;
 mod direct_read;
+mod direct_write;
 mod error;
 mod exchange;
+mod ficlone;
 mod hardware;
 mod io_uring_read;
 mod job;
+mod mappings;
+mod memfd;
 mod mmap_write;
 mod pattern;
 mod pipe;
+mod pipes;
+mod place;
+mod proc_read;
+mod process_vm;
 mod read_write;
 mod run;
 mod scenarios;
@@ -27,6 +36,7 @@ mod udp;
 mod unix;
 mod vmsplice;
 mod worker;
+mod write_sync;
 mod zerocopy_send;
 
 pub use error::Error;

@@ -35,8 +35,30 @@ fn transfer(
         chunk,
     };
     (scenario.prepare)(chunk)
-        .and_then(|mut transfer| transfer.transfer(&flow))
+        .and_then(|mut transfer| {
+            transfer.make_ready(&flow)?;
+            transfer.transfer(&flow)
+        })
         .unwrap_or_else(|error| panic!("{}: {error}", scenario.method))
+}
+
+/// What every machine has, where a file system may be any.
+fn plain_machine(dir: &std::path::Path) -> Hardware {
+    Hardware {
+        disk: true,
+        tmpfs: Some(dir.into()),
+        ..Hardware::default()
+    }
+}
+
+/// What can be driven here.
+fn possible() -> impl Iterator<Item = &'static Scenario> {
+    let dir = std::env::temp_dir();
+    let machine = plain_machine(&dir);
+    let direct = place::has_direct_io(&dir);
+    scenarios().filter(move |scenario| {
+        machine.lacks(scenario).is_none() && (direct || scenario.method != "direct-write")
+    })
 }
 
 fn drive(scenario: &Scenario, size: (u64, usize)) -> Calls {
@@ -56,9 +78,10 @@ fn drive(scenario: &Scenario, size: (u64, usize)) -> Calls {
             receiver.join().unwrap().unwrap();
             calls
         }
-        Target::File => {
-            let sink = Sink::new(Target::File, dir.path(), size.0, &Hardware::default()).unwrap();
-            let Sink::File(file) = &sink else {
+        Target::File | Target::Disk | Target::Tmpfs | Target::Xfs => {
+            let machine = plain_machine(dir.path());
+            let sink = Sink::new(scenario.target, dir.path(), size.0, &machine).unwrap();
+            let (Sink::File(file) | Sink::Disk(file)) = &sink else {
                 panic!("no file");
             };
             let calls = transfer(scenario, &source, file, size);
@@ -75,11 +98,13 @@ fn drive(scenario: &Scenario, size: (u64, usize)) -> Calls {
 
 #[test]
 fn every_scenario_moves_the_payload_intact() {
-    for scenario in scenarios().filter(|scenario| Hardware::default().lacks(scenario).is_none()) {
+    for scenario in possible() {
         for size in SIZES {
             let calls = drive(scenario, size);
             let chunks = size.0.div_ceil(size.1 as u64);
-            for share in scenario.truths[0].shares {
+            // Whole pages may take fewer calls.
+            let shares = scenario.truths[0].shares.iter();
+            for share in shares.filter(|share| !share.whole_pages) {
                 let least = share.calls_each_chunk * chunks + share.calls_once;
                 assert!(
                     calls.of(share.method) >= least,
@@ -93,7 +118,14 @@ fn every_scenario_moves_the_payload_intact() {
 
 #[test]
 fn files_take_exactly_the_calls_of_the_theory() {
-    for scenario in scenarios().filter(|scenario| scenario.target == Target::File) {
+    let to_file = |scenario: &&Scenario| {
+        let once = scenario.truths[0]
+            .shares
+            .iter()
+            .any(|share| share.calls_once > 0);
+        [Target::File, Target::Tmpfs].contains(&scenario.target) && !once
+    };
+    for scenario in possible().filter(to_file) {
         for size in [(4096, 1), (4 << 20, 65536), (1_000_003, 10_007)] {
             let calls = drive(scenario, size).total();
             let chunks = size.0.div_ceil(size.1 as u64);
@@ -107,6 +139,16 @@ fn files_take_exactly_the_calls_of_the_theory() {
         }
     }
 }
+
+/// Rows of which some bytes are neither copied nor passed, but made up or thrown away; or copied
+/// without a call that reports them.
+const EXCEPTIONS: [&str; 5] = [
+    "zero-read",
+    "null-write",
+    "getrandom",
+    "private-write",
+    "fork",
+];
 
 #[test]
 fn truths_add_up() {
@@ -122,15 +164,17 @@ fn truths_add_up() {
             for share in truth.shares {
                 let accounted = share.zero_copy + share.to_user + share.from_user + share.in_kernel;
                 // Passed by reference, and copied later.
-                let twice = truth.moved.map_or(0, |moved| moved.lost);
-                let payload = share.payload * (1 + twice);
+                let twice = truth.moved.is_some_and(|moved| moved.lost > 0)
+                    && accounted == 2 * share.payload;
                 let unknown = share.payload == 0 && share.method == Method::IoUring;
+                let exception = EXCEPTIONS.contains(&scenario.method);
                 assert!(
-                    accounted == payload || unknown,
+                    (accounted == share.payload) != exception || twice || unknown,
                     "{}: {share:?}",
                     scenario.method
                 );
-                assert!(share.calls_each_chunk + share.calls_once > 0);
+                let calls = share.calls_each_chunk + share.calls_once;
+                assert!(calls > 0 || exception && share.payload == 0);
             }
             let methods: BTreeSet<_> = truth.shares.iter().map(|share| share.method).collect();
             assert_eq!(
@@ -168,7 +212,7 @@ fn a_scenario_says_which_hardware_it_lacks() {
         let lacks = |scenario: &&Scenario| hardware.lacks(scenario).is_some();
         scenarios().filter(lacks).count()
     };
-    assert_eq!(lacking(&Hardware::default()), 6);
+    assert_eq!(lacking(&Hardware::default()), 18);
 }
 
 #[test]

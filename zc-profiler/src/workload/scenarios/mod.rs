@@ -1,6 +1,8 @@
 //! Every scenario, a table for each kind.
 
 mod classic;
+mod files;
+mod memory;
 mod methods;
 mod shares;
 
@@ -20,7 +22,7 @@ pub struct Table {
 }
 
 /// In the order of the lab's table.
-pub static TABLES: [Table; 2] = [
+pub static TABLES: &[Table] = &[
     Table {
         name: "classic",
         about: "what the classic articles compare",
@@ -32,6 +34,18 @@ pub static TABLES: [Table; 2] = [
         about: "other ways in and out of the kernel",
         usual: true,
         rows: methods::ROWS,
+    },
+    Table {
+        name: "files",
+        about: "more kinds of files, pipes and devices",
+        usual: false,
+        rows: files::ROWS,
+    },
+    Table {
+        name: "memory",
+        about: "mappings, and copies from memory to memory",
+        usual: false,
+        rows: memory::ROWS,
     },
 ];
 
