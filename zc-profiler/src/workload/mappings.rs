@@ -148,7 +148,7 @@ impl Mapped {
             unsafe {
                 start
                     .add(position)
-                    .copy_from_nonoverlapping(bytes.as_ptr(), want)
+                    .copy_from_nonoverlapping(bytes.as_ptr(), want);
             };
             position += want;
             Ok(want)
