@@ -8,9 +8,9 @@ use super::{
 };
 
 #[derive(Default)]
-pub(super) struct Clone;
+pub(super) struct Ficlone;
 
-impl Transfer for Clone {
+impl Transfer for Ficlone {
     /// An ioctl, which is no method's call.
     fn transfer(&mut self, flow: &Flow) -> Result<Calls, Error> {
         let (source, sink) = (flow.source.as_raw_fd(), flow.sink.as_raw_fd());

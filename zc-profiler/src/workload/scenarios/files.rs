@@ -4,7 +4,9 @@ use super::{
     super::{
         Scenario, Share, Source, Target, Truth,
         copy_file_range::{CopyFileRange, Reflink},
-        devices, direct_write, ficlone, mappings, memfd, pipes, plain, proc_read, read_write,
+        devices, direct_write,
+        ficlone::Ficlone,
+        mappings, memfd, pipes, plain, proc_read, read_write,
         sendfile::Sendfile,
         splice, write_sync,
     },
@@ -126,7 +128,7 @@ pub(super) static ROWS: &[Scenario] = &[
         target: Target::Xfs,
         theory: theory(0, 0, 0),
         truths: &[always(&[])],
-        prepare: plain::<ficlone::Clone>,
+        prepare: plain::<Ficlone>,
     },
     Scenario {
         method: "direct-write",
