@@ -346,6 +346,42 @@ mod tests {
     }
 
     #[test]
+    fn whole_pages_are_the_unit_of_what_moves_them() {
+        let truth = Truth {
+            shares: &[Share {
+                method: Method::Mmap,
+                in_kernel: 1,
+                whole_pages: true,
+                ..Share::NOTHING
+            }],
+            moved: Some(Moved {
+                dma_out: 1,
+                ..Moved::default()
+            }),
+            ..TRUTH
+        };
+        let found = |bytes| {
+            let mut measured = Counters::default();
+            measured.dma_bytes.block.out = bytes;
+            let mmap = measured.methods.entry(Method::Mmap).or_default();
+            mmap.in_kernel.bytes = bytes;
+            let differences = truth.differences(PAYLOAD, 0, &Calls::default(), &measured);
+            differences
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(found(PAGE), Vec::<String>::new());
+        assert_eq!(
+            found(PAYLOAD),
+            [
+                "mmap.in_kernel.bytes: expected 4096, got 1000",
+                "dma_bytes.block.out: expected 4096, got 1000"
+            ]
+        );
+    }
+
+    #[test]
     fn nothing_measured_is_no_pass() {
         assert_eq!(differences(&Counters::default()).len(), 3);
     }
