@@ -278,7 +278,7 @@ fn lab_shows_every_kind_of_file_and_memory() {
         .flat_map(|table| table.rows)
         .map(|row| (row.method, row.target.name()))
         .collect();
-    assert_eq!(expected.len(), 31);
+    assert_eq!(expected.len(), 32);
     let got: Vec<_> = rows
         .iter()
         .map(|row| ["method", "target"].map(|name| row[name].as_str().expect("name")))

@@ -212,7 +212,7 @@ fn a_scenario_says_which_hardware_it_lacks() {
         let lacks = |scenario: &&Scenario| hardware.lacks(scenario).is_some();
         scenarios().filter(lacks).count()
     };
-    assert_eq!(lacking(&Hardware::default()), 18);
+    assert_eq!(lacking(&Hardware::default()), 19);
 }
 
 #[test]

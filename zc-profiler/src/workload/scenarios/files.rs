@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        Scenario, Share, Source, Target, Truth,
+        Scenario, Share, Source, Target, Truth, cold_read,
         copy_file_range::{CopyFileRange, Reflink},
         devices, direct_write,
         ficlone::Ficlone,
@@ -11,7 +11,7 @@ use super::{
         splice, write_sync,
     },
     shares::{
-        BY_DMA_OUT, BY_NO_DEVICE, COPIED_ON_DELIVERY, COPY_FILE_RANGE, MMAP, PASSED, READ,
+        BY_DMA, BY_DMA_OUT, BY_NO_DEVICE, COPIED_ON_DELIVERY, COPY_FILE_RANGE, MMAP, PASSED, READ,
         SENDFILE, SPLICE, SPLICE_ONCE, WRITE, always, moving, theory,
     },
 };
@@ -129,6 +129,14 @@ pub(super) static ROWS: &[Scenario] = &[
         theory: theory(0, 0, 0),
         truths: &[always(&[])],
         prepare: plain::<Ficlone>,
+    },
+    Scenario {
+        method: "cold-read",
+        source: Source::Cold,
+        target: Target::Memory,
+        theory: theory(2, 1, 1),
+        truths: &[moving(BY_DMA, &[READ])],
+        prepare: cold_read::prepare,
     },
     Scenario {
         method: "direct-write",
