@@ -256,6 +256,75 @@ fn lab_passes_and_its_json_agrees() {
 }
 
 #[test]
+fn lab_shows_every_kind_of_file_and_memory() {
+    let dir = TempDir::new_in("/lab").expect("directory");
+    let json = dir.path().join("lab.json");
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let (at, json_at) = (text(dir.path()), text(&json));
+    let lab = ["lab", "files", "memory", "--dir", &at, "--json", &json_at];
+    let size = ["--payload", "1000003", "--chunk", "10007"];
+    let read = |output: &Output| -> Value {
+        let table = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{table}\n{}", stderr(output));
+        serde_json::from_slice(&fs::read(&json).expect("JSON")).expect("JSON")
+    };
+    let xfs = ["--xfs-dir", crate::xfs::dir()];
+    let document = read(&run(&[&lab[..], &size, &xfs].concat()));
+    assert_eq!(document["left_out"], serde_json::json!([]));
+    let rows = document["rows"].as_array().expect("rows");
+    let tables = zc_profiler::workload::TABLES.iter();
+    let named = tables.filter(|table| ["files", "memory"].contains(&table.name));
+    let expected: Vec<_> = named
+        .flat_map(|table| table.rows)
+        .map(|row| (row.method, row.target.name()))
+        .collect();
+    assert_eq!(expected.len(), 32);
+    let got: Vec<_> = rows
+        .iter()
+        .map(|row| ["method", "target"].map(|name| row[name].as_str().expect("name")))
+        .map(|[method, target]| (method, target))
+        .collect();
+    assert_eq!(got, expected);
+    for row in rows {
+        assert_eq!(row["ok"], true, "{row}");
+    }
+    // Where more than one truth is allowed, which one holds here is known.
+    let bytes = |method: &str, target: &str, path: &str| -> u64 {
+        let named = |row: &&Value| row["method"] == method && row["target"] == target;
+        let row = rows.iter().find(named).expect("row");
+        number(row, &format!("/measured/methods/{path}"))
+    };
+    let by_pipe = bytes("sendfile+read", "memory", "sendfile/in_kernel/bytes");
+    let copies = crate::splices::sendfile_copies_to_a_pipe();
+    assert_eq!(by_pipe, u64::from(copies) * 1_000_003);
+    let shared = "copy_file_range/zero_copy_bytes";
+    assert_eq!(bytes("copy_file_range", "xfs", shared), 1_000_003);
+    // What page faults there are is the kernel's choice, and that there are some is not.
+    let faults = |method: &str, kind: &str| -> u64 {
+        let row = rows.iter().find(|row| row["method"] == method);
+        number(row.expect("row"), &format!("/measured/page_faults/{kind}"))
+    };
+    for method in ["mmap-minor", "private-write", "fork", "anonymous"] {
+        assert!(faults(method, "minor") > 0, "{document}");
+        assert_eq!(faults(method, "major"), 0, "{document}");
+    }
+    assert!(faults("mmap-major", "major") > 0, "{document}");
+
+    let without = [
+        "lab",
+        "ficlone",
+        "zero-read",
+        "--dir",
+        &at,
+        "--json",
+        &json_at,
+    ];
+    let document = read(&run(&[&without[..], &size].concat()));
+    let left_out = ["ficlone to xfs: no xfs in --xfs-dir or --dir"];
+    assert_eq!(document["left_out"], serde_json::json!(left_out));
+}
+
+#[test]
 fn lab_refuses_nonsense_in_one_line_each() {
     for (args, word) in [
         (&["lab", "--chunk", "0"][..], "chunk"),

@@ -183,3 +183,40 @@ fn memory_and_sockets_of_this_machine_are_no_dma() {
     assert_eq!(measured.counters.dma_bytes, DmaBytes::default());
     assert_no_pio(&measured.counters);
 }
+
+/// Writes to every page of a file through a mapping, and has it written to disk.
+fn write_by_mapping(file: &File) {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let (flags, fd) = (libc::MAP_SHARED, file.as_raw_fd());
+    // SAFETY: a new mapping, written in bounds and unmapped by nobody else.
+    unsafe {
+        let start = libc::mmap(ptr::null_mut(), PAYLOAD, access, flags, fd, 0);
+        assert_ne!(start, libc::MAP_FAILED, "mmap");
+        for offset in (0..PAYLOAD).step_by(4096) {
+            start.cast::<u8>().add(offset).write_volatile(7);
+        }
+        ok("msync", libc::msync(start, PAYLOAD, libc::MS_SYNC));
+        ok("munmap", libc::munmap(start, PAYLOAD));
+    }
+}
+
+#[test]
+fn a_new_file_has_no_writer_of_one_that_is_gone() {
+    // Its inode has the number of the old one, and often lies in the same place.
+    for _ in 0..8 {
+        let old = "/lab/old";
+        Child::working(|| fs::write(old, vec![1u8; PAYLOAD]).expect("write")).wait_exited();
+        fs::remove_file(old).expect("remove");
+        let new = "/lab/new";
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create_new(true).open(new);
+        let file = file.expect("create");
+        fs::remove_file(new).expect("remove");
+        // SAFETY: an open file.
+        let result = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, 1 << 20) };
+        assert_eq!(result, 0, "fallocate");
+        file.sync_all().expect("fsync");
+        let measured = measure(|| write_by_mapping(&file));
+        assert_eq!(measured.counters.dma_bytes, block(0, PAYLOAD as u64));
+    }
+}

@@ -38,7 +38,7 @@ const PAYLOAD: usize = 65_536;
 const BYTES: u64 = PAYLOAD as u64;
 
 /// Since 6.5 sendfile passes pages to a pipe; before, pipes of 5.10 had them written.
-fn sendfile_copies_to_a_pipe() -> bool {
+pub fn sendfile_copies_to_a_pipe() -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("release");
     release.starts_with("5.")
 }

@@ -464,6 +464,10 @@ pub struct KernelLayout {
     pub mapping_host: u32,
     /// `inode.i_ino`.
     pub inode_number: u32,
+    /// `inode.i_generation`.
+    pub inode_generation: u32,
+    /// Nothing: an even number of these leaves no gap.
+    pub filler: u32,
     /// `file.f_mapping`.
     pub file_mapping: u32,
     /// `kiocb.ki_filp`.
@@ -569,6 +573,8 @@ impl KernelLayout {
         page_head: ABSENT,
         mapping_host: ABSENT,
         inode_number: ABSENT,
+        inode_generation: ABSENT,
+        filler: 0,
         file_mapping: ABSENT,
         kiocb_file: ABSENT,
         bdev_disk: ABSENT,

@@ -11,8 +11,10 @@ use crate::kernel::{Task, field, layout, probe};
 struct Writer {
     pid: u32,
     start: u32,
-    /// Another number is another file, whose inode lies where the old one's did.
+    /// Another number or generation is another file, whose inode lies where the old one's did. File
+    /// systems give a new file the number of one that is gone, but a generation of its own.
     number: u64,
+    generation: u64,
 }
 
 /// By the address of the `struct inode`, which is only ever compared. What has no place any more is
@@ -35,12 +37,18 @@ pub fn wrote(file: *const u8) {
     let mapping: *const u8 = field(file, layout!(file_mapping));
     let inode: *const u8 = field(mapping, layout!(mapping_host));
     let number: u64 = field(inode, layout!(inode_number));
+    let generation: u32 = field(inode, layout!(inode_generation));
+    let generation = u64::from(generation);
     let key = task.process();
     let address = inode as u64;
     if let Some(known) = WRITERS.get_ptr(&address) {
         // SAFETY: a live map value.
         let known = unsafe { known.read_volatile() };
-        if known.pid == key.pid && known.start == key.start && known.number == number {
+        if known.pid == key.pid
+            && known.start == key.start
+            && known.number == number
+            && known.generation == generation
+        {
             return;
         }
     }
@@ -48,6 +56,7 @@ pub fn wrote(file: *const u8) {
         pid: key.pid,
         start: key.start,
         number,
+        generation,
     };
     let _ = WRITERS.insert(&address, &writer, 0);
 }
@@ -74,7 +83,9 @@ pub fn writer(bio: *const u8) -> Option<ProcessKey> {
     // SAFETY: a live map value.
     let known = unsafe { known.read_volatile() };
     let number: u64 = probe(inode + u64::from(layout!(inode_number)));
-    (known.number == number).then_some(ProcessKey {
+    let generation: u32 = probe(inode + u64::from(layout!(inode_generation)));
+    let same = known.number == number && known.generation == u64::from(generation);
+    same.then_some(ProcessKey {
         pid: known.pid,
         start: known.start,
     })

@@ -4,7 +4,8 @@
 #   zc-hardware disks   two IDE disks, the first driven by PIO, the second by DMA
 #   zc-hardware nics    an e1000 and a virtio NIC, wired to each other, in a network namespace each
 #   zc-hardware xfs     an xfs with reflinks, on a loop device over a file of the scratch disk
-#   zc-hardware lab COMMAND...   disks and NICs, and then COMMAND with the lab's options that name them
+#   zc-hardware lab COMMAND...   disks and NICs, and then COMMAND with the lab's options that name them;
+#                   the xfs too if COMMAND names the lab's table of files, or all
 #
 # All but the last print what they brought up as NAME=VALUE, and do nothing where it is up already.
 
@@ -142,6 +143,12 @@ lab)
     shift
     eval "$(disks)"
     eval "$(nics)"
+    case " $* " in
+    *" files "* | *" all "*)
+        eval "$(xfs)"
+        set -- "$@" --xfs-dir "$XFS"
+        ;;
+    esac
     PATH=$path
     exec "$@" --pio-disk "$PIO_DISK" --dma-disk "$DMA_DISK" --nic nic \
         --nic-netns "$NIC_NETNS" --peer-netns "$PEER_NETNS" --peer-address "$PEER_ADDRESS"

@@ -28,7 +28,9 @@ use crate::{
     Accounts, Options, Profiler, Scope,
     export::{http, json},
     ledger::{Counters, GroupBy, Grouping, ProcessKey},
-    workload::{self, Meter, MeterError, Plan, Scenario, Signals, TABLES, Target, scenarios},
+    workload::{
+        self, Meter, MeterError, Plan, Scenario, Signals, Source, TABLES, Target, scenarios,
+    },
 };
 use row::{Document, Row};
 
@@ -295,10 +297,10 @@ fn chunk(args: &LabArgs) -> anyhow::Result<usize> {
 }
 
 fn check_space(dir: &Path, payload: u64, scenarios: &[&Scenario]) -> anyhow::Result<()> {
-    let to_file = scenarios
-        .iter()
-        .any(|scenario| scenario.target == Target::File);
-    let need = payload.saturating_mul(if to_file { 2 } else { 1 });
+    let second = scenarios.iter().any(|scenario| {
+        [Target::File, Target::Disk].contains(&scenario.target) || scenario.source == Source::Cold
+    });
+    let need = payload.saturating_mul(if second { 2 } else { 1 });
     let free = free_space(dir).with_context(|| format!("--dir {}", dir.display()))?;
     ensure!(
         need <= free,
@@ -352,7 +354,7 @@ mod tests {
         };
         assert_eq!(targets(&["read+write"]), ["tcp", "file"]);
         assert_eq!(targets(&["network"]), ["veth", "veth-sg", "veth-tx"]);
-        assert_eq!(targets(&["all"]).len(), 5);
+        assert_eq!(targets(&["all"]).len(), 7);
         assert_eq!(chosen(&["ring-send".into()]).len(), 1);
     }
 }

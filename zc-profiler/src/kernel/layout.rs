@@ -235,6 +235,7 @@ fn devices(btf: &Btf, missing: &mut Vec<(Need, String)>) -> KernelLayout {
             .unwrap_or_else(|| member(Need::Writer, "page", "compound_head")),
         mapping_host: member(Need::Writer, "address_space", "host"),
         inode_number: member(Need::Writer, "inode", "i_ino"),
+        inode_generation: member(Need::Writer, "inode", "i_generation"),
         file_mapping: member(Need::Writer, "file", "f_mapping"),
         kiocb_file: member(Need::Writer, "kiocb", "ki_filp"),
         // Before 5.12 the bio points to the disk itself, whose first partition is part of it.

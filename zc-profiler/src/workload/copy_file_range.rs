@@ -26,3 +26,17 @@ impl Transfer for CopyFileRange {
         Ok(calls)
     }
 }
+
+/// What file systems share.
+const BLOCK: usize = 4096;
+
+/// The same by whole blocks, whatever the chunk: no others can be shared.
+#[derive(Default)]
+pub(super) struct Reflink;
+
+impl Transfer for Reflink {
+    fn transfer(&mut self, flow: &Flow) -> Result<Calls, Error> {
+        let chunk = flow.chunk.next_multiple_of(BLOCK);
+        CopyFileRange.transfer(&Flow { chunk, ..*flow })
+    }
+}

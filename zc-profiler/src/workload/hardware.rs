@@ -2,27 +2,29 @@
 //! another one of this machine.
 
 use std::{
-    ffi::CString,
     fs::File,
     io::{self, Read, Seek},
     mem,
     net::{IpAddr, TcpStream},
-    os::{
-        fd::{AsRawFd, BorrowedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::fd::{AsRawFd, BorrowedFd},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Scenario, Target, netns::Cable, pattern, ring};
+use super::{Error, Scenario, Target, netns::Cable, pattern, place, ring};
 
 /// Where a scenario's payload lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// In a file, in the page cache.
     Cached,
+    /// In a file on disk of which nothing is cached.
+    Cold,
+    /// In a file on tmpfs.
+    Tmpfs,
+    /// In a file on xfs.
+    Xfs,
     /// In a file that is read past the page cache.
     Direct,
     /// On a disk that the CPU reads word by word.
@@ -52,6 +54,12 @@ pub struct Hardware {
     pub send_zerocopy: bool,
     /// Whether this process may make network namespaces, and cables between them.
     pub namespaces: bool,
+    /// Whether the lab's directory is an ext4 of 4 KiB blocks on a disk with DMA.
+    pub disk: bool,
+    /// A directory on tmpfs.
+    pub tmpfs: Option<PathBuf>,
+    /// A directory on xfs.
+    pub xfs: Option<PathBuf>,
 }
 
 /// What the names of methods by an `io_uring` have in common.
@@ -87,9 +95,12 @@ impl Hardware {
     #[must_use]
     pub fn with_features(self, dir: &Path) -> Self {
         Self {
-            direct_io: has_direct_io(dir),
+            direct_io: place::has_direct_io(dir),
             io_uring: ring::is_available(),
             send_zerocopy: ring::knows(ring::SEND_ZC),
+            disk: place::is_on_disk(dir),
+            tmpfs: place::tmpfs(dir),
+            xfs: self.xfs.or_else(|| place::xfs(dir)),
             ..self
         }
     }
@@ -113,6 +124,18 @@ impl Hardware {
             Source::Direct if !self.direct_io => Some("no ext4 or xfs in --dir to read from"),
             _ => None,
         };
+        let place = match (scenario.source, scenario.target) {
+            (Source::Tmpfs, _) | (_, Target::Tmpfs) if self.tmpfs.is_none() => {
+                Some("no tmpfs at /dev/shm or in --dir")
+            }
+            (Source::Xfs, _) | (_, Target::Xfs) if self.xfs.is_none() => {
+                Some("no xfs in --xfs-dir or --dir")
+            }
+            (Source::Cold, _) | (_, Target::Disk) if !self.disk => {
+                Some("no ext4 on a disk with DMA in --dir")
+            }
+            _ => None,
+        };
         let nic = match scenario.target {
             Target::Nic { .. } if self.wire.is_none() => Some("no --nic to send by"),
             _ => None,
@@ -128,12 +151,12 @@ impl Hardware {
         };
         let namespace = (needs_namespaces(scenario) && !self.namespaces)
             .then_some("this process may not make network namespaces and veth devices");
-        disk.or(nic).or(ring).or(namespace)
+        disk.or(place).or(nic).or(ring).or(namespace)
     }
 
     pub(super) fn disk(&self, source: Source) -> Option<&Path> {
         match source {
-            Source::Cached | Source::Direct => None,
+            Source::Cached | Source::Direct | Source::Cold | Source::Tmpfs | Source::Xfs => None,
             Source::PioDisk => self.pio_disk.as_deref(),
             Source::DmaDisk => self.dma_disk.as_deref(),
         }
@@ -142,20 +165,6 @@ impl Hardware {
 
 fn needs_namespaces(scenario: &Scenario) -> bool {
     matches!(scenario.target, Target::Veth(_)) || scenario.method.ends_with(IN_NAMESPACE)
-}
-
-/// Of other file systems it is not known how they carry it out.
-fn has_direct_io(dir: &Path) -> bool {
-    let Ok(path) = CString::new(dir.as_os_str().as_bytes()) else {
-        return false;
-    };
-    let mut info = mem::MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: `path` ends in zero, `info` is writable, and all zero is a value of it.
-    let (result, info) = unsafe {
-        let result = libc::statfs(path.as_ptr(), info.as_mut_ptr());
-        (result, info.assume_init())
-    };
-    result == 0 && [libc::EXT4_SUPER_MAGIC, libc::XFS_SUPER_MAGIC].contains(&info.f_type)
 }
 
 /// A disk that holds the payload, at its start, with nothing of it in the page cache.
@@ -172,7 +181,7 @@ pub(super) fn cold(path: &Path, payload: u64) -> Result<File, Error> {
     Ok(disk)
 }
 
-fn advise(file: &File, advice: libc::c_int) -> Result<(), Error> {
+pub(super) fn advise(file: &File, advice: libc::c_int) -> Result<(), Error> {
     // SAFETY: the file is open; no memory is passed.
     match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, advice) } {
         0 => Ok(()),

@@ -131,6 +131,9 @@ fn send(job: &Job) -> Result<Report, Error> {
         chunk: *chunk,
     };
     let mut transfer = (scenario.prepare)(*chunk)?;
+    transfer.make_ready(&flow)?;
+    // Once in vain: what it faults in must not come between the barrier and the first account.
+    usage()?;
     touch_all_pages();
     barrier()?;
     let before = usage()?;

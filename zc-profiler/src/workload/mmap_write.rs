@@ -1,6 +1,10 @@
 //! mmap the whole file, write from the mapping.
 
-use std::{fs::File, os::fd::AsRawFd, ptr, slice};
+use std::{
+    fs::File,
+    os::fd::{AsRawFd, RawFd},
+    ptr, slice,
+};
 
 use super::{
     Error,
@@ -38,23 +42,23 @@ pub(super) struct Mapping {
 
 impl Mapping {
     pub fn new(flow: &Flow) -> Result<Self, Error> {
-        let len = usize::try_from(flow.payload).map_err(|_| Error::TooLarge(flow.payload))?;
         let fd = File::as_raw_fd(flow.source);
-        // SAFETY: a new mapping at an address of the kernel's choice; `fd` is open.
-        let start = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                len,
-                libc::PROT_READ,
-                libc::MAP_SHARED,
-                fd,
-                0,
-            )
-        };
+        Self::of(flow.payload, libc::PROT_READ, libc::MAP_SHARED, fd)
+    }
+
+    /// Readable at least.
+    pub fn of(payload: u64, access: i32, flags: i32, fd: RawFd) -> Result<Self, Error> {
+        let len = usize::try_from(payload).map_err(|_| Error::TooLarge(payload))?;
+        // SAFETY: a new mapping at an address of the kernel's choice; `fd` is open or of no account.
+        let start = unsafe { libc::mmap(ptr::null_mut(), len, access, flags, fd, 0) };
         if start == libc::MAP_FAILED {
             return Err(Error::last("mmap"));
         }
         Ok(Self { start, len })
+    }
+
+    pub const fn start(&self) -> *mut u8 {
+        self.start.cast()
     }
 
     pub fn bytes(&self) -> &[u8] {

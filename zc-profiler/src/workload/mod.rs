@@ -3,20 +3,29 @@
 
 mod cold_read;
 mod copy_file_range;
+mod devices;
 mod direct_read;
+mod direct_write;
 mod error;
 mod exchange;
+mod ficlone;
 mod hardware;
 mod io_uring_read;
 mod io_uring_recv;
 mod io_uring_splice;
 mod io_uring_write;
 mod job;
+mod mappings;
+mod memfd;
 mod mmap_write;
 mod netns;
 mod passage;
 mod pattern;
 mod pipe;
+mod pipes;
+mod place;
+mod proc_read;
+mod process_vm;
 mod read_write;
 mod ring;
 mod run;
@@ -34,6 +43,7 @@ mod udp;
 mod unix;
 mod vmsplice;
 mod worker;
+mod write_sync;
 mod zerocopy_send;
 
 pub use error::Error;

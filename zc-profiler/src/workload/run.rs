@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Error, Hardware, Report, STOP_SWITCHES, Scenario, Signals, hardware,
+    Difference, Error, Hardware, Report, STOP_SWITCHES, Scenario, Signals, Source, hardware,
     job::Job,
     scenarios,
     target::{self, Sink},
@@ -33,6 +33,28 @@ pub struct Run {
     pub measured: Counters,
     /// The sender's own account of it.
     pub report: Report,
+}
+
+impl Run {
+    /// Where the ledger's page faults are not what getrusage says. Both follow one rule of the
+    /// kernel's, and how many there are is its choice: no truth could tell.
+    #[must_use]
+    pub fn fault_differences(&self) -> Vec<Difference> {
+        let (ours, theirs) = (self.measured.page_faults, self.report.usage);
+        [
+            ("page_faults.minor", theirs.minor, ours.minor),
+            ("page_faults.major", theirs.major, ours.major),
+        ]
+        .into_iter()
+        .filter(|(_, expected, got)| expected != got)
+        .map(|(field, expected, got)| Difference {
+            method: None,
+            field,
+            expected,
+            got,
+        })
+        .collect()
+    }
 }
 
 /// What a sender is measured with. Both calls come while it stands at a barrier.
@@ -107,10 +129,24 @@ impl Plan {
             payload: self.payload,
             chunk: self.chunk,
         };
-        let source = match self.hardware.disk(scenario.source) {
-            Some(disk) => hardware::cold(disk, self.payload)?,
+        let own = match scenario.source {
+            Source::Cold => Some(self.dir.as_path()),
+            Source::Tmpfs => self.hardware.tmpfs.as_deref(),
+            Source::Xfs => self.hardware.xfs.as_deref(),
+            _ => None,
+        };
+        let source = match (self.hardware.disk(scenario.source), own) {
+            (Some(disk), _) => hardware::cold(disk, self.payload)?,
+            (None, Some(dir)) => {
+                let mut file = target::source(dir, self.payload)?;
+                file.rewind().map_err(Error::call("lseek"))?;
+                if scenario.source == Source::Cold {
+                    hardware::advise(&file, libc::POSIX_FADV_DONTNEED)?;
+                }
+                file
+            }
             // The sender shares this file's position.
-            None => (&self.source)
+            (None, None) => (&self.source)
                 .rewind()
                 .and_then(|()| self.source.try_clone())
                 .map_err(Error::call("lseek"))?,

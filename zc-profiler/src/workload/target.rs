@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Seek},
+    io::{self, Read, Seek},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     os::unix::fs::OpenOptionsExt,
@@ -28,6 +28,12 @@ pub enum Target {
     Tcp,
     /// A file in the same directory as the source.
     File,
+    /// A file on disk whose blocks are there already.
+    Disk,
+    /// A file on tmpfs.
+    Tmpfs,
+    /// A file on xfs.
+    Xfs,
     /// The sender's own buffer.
     Memory,
     /// A TCP socket behind a NIC, read by another process.
@@ -67,6 +73,9 @@ impl Target {
         match self {
             Self::Tcp => "tcp",
             Self::File => "file",
+            Self::Disk => "disk",
+            Self::Tmpfs => "tmpfs",
+            Self::Xfs => "xfs",
             Self::Memory => "memory",
             Self::Nic { gather: false } => "nic-sg",
             Self::Nic { gather: true } => "nic+sg",
@@ -76,6 +85,9 @@ impl Target {
         }
     }
 }
+
+/// What a file system has at least.
+const BLOCK: u64 = 4096;
 
 /// How a sender reaches its target.
 #[derive(Debug, Serialize, Deserialize)]
@@ -150,6 +162,8 @@ pub(super) enum Sink {
         address: SocketAddr,
     },
     File(File),
+    /// Whole blocks of it are written.
+    Disk(File),
     Memory,
     Nic {
         receiver: Worker,
@@ -184,10 +198,13 @@ impl Sink {
                     peer,
                 })
             }
-            Target::File => {
-                let file = temporary(dir)?;
-                leave_open(file.as_fd())?;
-                Ok(Self::File(file))
+            Target::File => inherited(dir).map(Self::File),
+            Target::Tmpfs => inherited(hardware.tmpfs.as_deref().unwrap_or(dir)).map(Self::File),
+            Target::Xfs => inherited(hardware.xfs.as_deref().unwrap_or(dir)).map(Self::File),
+            Target::Disk => {
+                let file = inherited(dir)?;
+                allocate(&file, payload)?;
+                Ok(Self::Disk(file))
             }
             Target::Veth(veth) => {
                 let (listener, stream) = Cable::new(veth.offloads())?.connect()?;
@@ -205,7 +222,7 @@ impl Sink {
     pub fn address(&self) -> Address {
         match self {
             Self::Tcp { address, .. } => Address::Tcp(*address),
-            Self::File(file) => Address::File(file.as_raw_fd()),
+            Self::File(file) | Self::Disk(file) => Address::File(file.as_raw_fd()),
             Self::Veth { stream, .. } => Address::Veth(stream.as_raw_fd()),
             Self::Memory => Address::Memory,
             Self::Nic {
@@ -230,7 +247,35 @@ impl Sink {
                 file.rewind().map_err(Error::call("lseek"))?;
                 pattern::check(&mut file, payload)
             }
+            Self::Disk(mut file) => {
+                file.rewind().map_err(Error::call("lseek"))?;
+                pattern::check(&mut file.take(payload), payload)
+            }
         }
+    }
+}
+
+/// An empty file that children of this process inherit.
+fn inherited(dir: &Path) -> Result<File, Error> {
+    let file = temporary(dir)?;
+    // SAFETY: the descriptor is open; no memory is passed.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) } {
+        0 => Ok(file),
+        _ => Err(Error::last("fcntl")),
+    }
+}
+
+/// Gives a file whole blocks, so that none is looked for when it is written. They are not written
+/// to: their pages would belong to this process.
+fn allocate(file: &File, payload: u64) -> Result<(), Error> {
+    let too_large = |_| Error::TooLarge(payload);
+    let length = libc::off_t::try_from(payload.next_multiple_of(BLOCK)).map_err(too_large)?;
+    // SAFETY: the file is open; no memory is passed.
+    match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, length) } {
+        0 => file.sync_all().map_err(Error::call("fsync")),
+        error => Err(Error::call("fallocate")(io::Error::from_raw_os_error(
+            error,
+        ))),
     }
 }
 

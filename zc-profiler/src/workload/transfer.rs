@@ -19,6 +19,11 @@ pub(super) struct Flow<'a> {
 /// One way to move a file's bytes. Between the barriers of the worker it makes no call but the
 /// method's own: so buffers, pipes and the like come before, and unmapping comes with `Drop`.
 pub(super) trait Transfer {
+    /// Makes ready what depends on the payload, before the worker's first barrier.
+    fn make_ready(&mut self, _flow: &Flow) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Moves the payload and counts the calls.
     fn transfer(&mut self, flow: &Flow) -> Result<Calls, Error>;
 }
@@ -68,5 +73,13 @@ pub(super) fn moved(call: &'static str, want: usize, returned: isize) -> Result<
         Err(_) => Err(Error::last(call)),
         Ok(0) => Err(Error::Stuck { call, left: want }),
         Ok(bytes) => Ok(bytes),
+    }
+}
+
+/// What a call with vectors is given for these bytes.
+pub(super) fn vector(bytes: &mut [u8]) -> libc::iovec {
+    libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
     }
 }

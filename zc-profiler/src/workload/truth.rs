@@ -24,9 +24,21 @@ pub struct Share {
     pub from_user: u64,
     /// Copied kernel to kernel.
     pub in_kernel: u64,
+    /// Whether it moves whole pages, so that its unit is the payload rounded up to them.
+    pub whole_pages: bool,
 }
 
 impl Share {
+    /// The bytes that are 1 in its numbers.
+    #[must_use]
+    pub const fn unit(&self, payload: u64) -> u64 {
+        if self.whole_pages {
+            payload.next_multiple_of(PAGE)
+        } else {
+            payload
+        }
+    }
+
     /// A method that no call is made of and that moves nothing, for struct update.
     pub const NOTHING: Self = Self {
         method: Method::Other,
@@ -37,6 +49,7 @@ impl Share {
         to_user: 0,
         from_user: 0,
         in_kernel: 0,
+        whole_pages: false,
     };
 }
 
@@ -47,6 +60,8 @@ pub struct Moved {
     pub pio_in: u64,
     /// From a disk, by DMA.
     pub dma_in: u64,
+    /// To a disk, by DMA.
+    pub dma_out: u64,
     /// To a NIC, by DMA; the headers of packets come on top.
     pub sent: u64,
     /// What a call passed by reference and the kernel copied all the same, for a NIC that cannot
@@ -54,7 +69,7 @@ pub struct Moved {
     pub lost: u64,
 }
 
-/// What disks are read in.
+/// What disks are read and written in, and memory is mapped in.
 const PAGE: u64 = 4096;
 
 /// One possible truth about a scenario: these methods with these bytes, and no others.
@@ -147,7 +162,7 @@ impl Truth {
 }
 
 impl Moved {
-    fn against(self, payload: u64, resent: u64, measured: &Counters) -> [Difference; 4] {
+    fn against(self, payload: u64, resent: u64, measured: &Counters) -> [Difference; 5] {
         let pages = payload.next_multiple_of(PAGE);
         let (dma, pio) = (measured.dma_bytes, measured.pio_bytes);
         let sent = self.sent * payload;
@@ -155,6 +170,7 @@ impl Moved {
         [
             ("pio_bytes.in", self.pio_in * pages, pio.into),
             ("dma_bytes.block.in", self.dma_in * pages, dma.block.into),
+            ("dma_bytes.block.out", self.dma_out * pages, dma.block.out),
             // How many headers there are is TCP's choice.
             ("dma_bytes.net.out", sent, dma.net.out.min(sent)),
             ("lost_zero_copy_bytes", self.lost * (payload + resent), lost),
@@ -175,6 +191,7 @@ fn fields(
     calls: u64,
     got: &MethodTotals,
 ) -> [(&'static str, u64, u64); 6] {
+    let payload = share.unit(payload);
     let later = share.in_kernel * resent;
     [
         ("calls", calls, got.calls),
@@ -325,6 +342,42 @@ mod tests {
         assert_eq!(
             found(|measured| measured.pio_bytes.into += 512),
             "pio_bytes.in: expected 0, got 512"
+        );
+    }
+
+    #[test]
+    fn whole_pages_are_the_unit_of_what_moves_them() {
+        let truth = Truth {
+            shares: &[Share {
+                method: Method::Mmap,
+                in_kernel: 1,
+                whole_pages: true,
+                ..Share::NOTHING
+            }],
+            moved: Some(Moved {
+                dma_out: 1,
+                ..Moved::default()
+            }),
+            ..TRUTH
+        };
+        let found = |bytes| {
+            let mut measured = Counters::default();
+            measured.dma_bytes.block.out = bytes;
+            let mmap = measured.methods.entry(Method::Mmap).or_default();
+            mmap.in_kernel.bytes = bytes;
+            let differences = truth.differences(PAYLOAD, 0, &Calls::default(), &measured);
+            differences
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(found(PAGE), Vec::<String>::new());
+        assert_eq!(
+            found(PAYLOAD),
+            [
+                "mmap.in_kernel.bytes: expected 4096, got 1000",
+                "dma_bytes.block.out: expected 4096, got 1000"
+            ]
         );
     }
 

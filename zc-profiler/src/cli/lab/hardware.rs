@@ -17,6 +17,9 @@ pub struct Args {
     /// A disk driven by DMA, which begins with the lab's pattern
     #[arg(long, value_name = "DEVICE")]
     dma_disk: Option<PathBuf>,
+    /// A directory on xfs [default: that of --dir, if it is one]
+    #[arg(long, value_name = "DIR")]
+    xfs_dir: Option<PathBuf>,
     /// A NIC to send by, with and without scatter-gather, which the lab switches
     #[arg(long, value_name = "NAME", requires_all = ["nic_netns", "peer_netns", "peer_address"])]
     nic: Option<String>,
@@ -48,6 +51,7 @@ impl Args {
             pio_disk: self.pio_disk.clone(),
             dma_disk: self.dma_disk.clone(),
             wire: wire(),
+            xfs: self.xfs_dir.clone(),
             ..Hardware::default()
         }
         .with_features(dir)
@@ -96,6 +100,9 @@ mod tests {
             io_uring: true,
             send_zerocopy: true,
             namespaces: true,
+            disk: true,
+            tmpfs: Some("/dev/shm".into()),
+            xfs: Some("/xfs".into()),
         };
         let (_, left_out) = possible(all(), &hardware);
         assert_eq!(

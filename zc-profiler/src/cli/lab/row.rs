@@ -45,9 +45,12 @@ impl Row {
                 &run.report.calls,
                 &run.measured,
             );
-            if evidence == Evidence::Derived {
+            match evidence {
                 // Nothing but these is known.
-                found.retain(|difference| ["calls", "payload_bytes"].contains(&difference.field));
+                Evidence::Derived => {
+                    found.retain(|found| ["calls", "payload_bytes"].contains(&found.field));
+                }
+                Evidence::Measured => found.extend(run.fault_differences()),
             }
             found
         };
@@ -123,6 +126,7 @@ mod tests {
         if let Some(moved) = truth.moved {
             run.measured.pio_bytes.into = moved.pio_in * PAYLOAD;
             run.measured.dma_bytes.block.into = moved.dma_in * PAYLOAD;
+            run.measured.dma_bytes.block.out = moved.dma_out * PAYLOAD;
             run.measured.dma_bytes.net.out = moved.sent * PAYLOAD;
             if moved.lost > 0 {
                 let lost = &mut run.measured.lost_zero_copy_bytes;
@@ -230,10 +234,13 @@ mod tests {
         let odd = of("sendfile", Target::Tcp, |run| {
             run.measured.page_faults.major = 1;
         });
-        assert!(
-            odd.notes.iter().any(|note| note.contains("getrusage")),
-            "{odd:?}"
-        );
+        assert!(!odd.ok, "{odd:?}");
+        assert_eq!(odd.notes[0], "FAIL: page_faults.major: expected 0, got 1");
+        let switched = of("sendfile", Target::Tcp, |run| {
+            run.measured.context_switches.voluntary = 1;
+        });
+        assert!(switched.ok, "{switched:?}");
+        assert!(switched.notes[0].contains("getrusage"), "{switched:?}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Every scenario, a table for each kind.
 
 mod classic;
+mod files;
+mod memory;
 mod methods;
 mod network;
 mod rings;
@@ -22,7 +24,7 @@ pub struct Table {
 }
 
 /// In the order of the lab's table.
-pub static TABLES: [Table; 4] = [
+pub static TABLES: &[Table] = &[
     Table {
         name: "classic",
         about: "what the classic articles compare",
@@ -34,6 +36,18 @@ pub static TABLES: [Table; 4] = [
         about: "other ways in and out of the kernel",
         usual: true,
         rows: methods::ROWS,
+    },
+    Table {
+        name: "files",
+        about: "more kinds of files, pipes and devices",
+        usual: false,
+        rows: files::ROWS,
+    },
+    Table {
+        name: "memory",
+        about: "mappings, and copies from memory to memory",
+        usual: false,
+        rows: memory::ROWS,
     },
     Table {
         name: "network",

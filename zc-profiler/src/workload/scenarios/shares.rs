@@ -104,12 +104,14 @@ pub const ZEROCOPY_SEND: &[Share] = &[
 pub const BY_PIO: Moved = Moved {
     pio_in: 1,
     dma_in: 0,
+    dma_out: 0,
     sent: 0,
     lost: 0,
 };
 pub const BY_DMA: Moved = Moved {
     pio_in: 0,
     dma_in: 1,
+    dma_out: 0,
     sent: 0,
     lost: 0,
 };
@@ -117,6 +119,7 @@ pub const BY_DMA_IN_AND_OUT: Moved = Moved { sent: 1, ..BY_DMA };
 pub const COPIED_ON_DELIVERY: Moved = Moved {
     pio_in: 0,
     dma_in: 0,
+    dma_out: 0,
     sent: 0,
     lost: 1,
 };
@@ -137,4 +140,24 @@ pub const UNTOLD: Option<&str> =
 pub const IO_URING_WRITE: Share = Share {
     from_user: 1,
     ..IO_URING
+};
+pub const BY_DMA_OUT: Moved = Moved {
+    dma_in: 0,
+    dma_out: 1,
+    ..BY_DMA
+};
+/// Nothing, and no zero-copy was lost.
+pub const BY_NO_DEVICE: Moved = Moved {
+    dma_in: 0,
+    ..BY_DMA
+};
+pub const SPLICE_ONCE: Share = Share {
+    method: Method::Splice,
+    ..PASSED
+};
+/// Whole pages, at the first write to each.
+pub const PAGES_COPIED: Share = Share {
+    in_kernel: 1,
+    whole_pages: true,
+    ..MMAP
 };
