@@ -466,8 +466,6 @@ pub struct KernelLayout {
     pub inode_number: u32,
     /// `inode.i_generation`.
     pub inode_generation: u32,
-    /// Nothing: an even number of these leaves no gap.
-    pub filler: u32,
     /// `file.f_mapping`.
     pub file_mapping: u32,
     /// `kiocb.ki_filp`.
@@ -498,8 +496,6 @@ pub struct KernelLayout {
     pub has_task_pt_regs: u32,
     /// Whether a task can be preempted inside a program, so that each has a double.
     pub preemptible: u32,
-    /// What follows is aligned, so that there is no padding.
-    pub reserved: u32,
     /// What `ubuf_callback` holds for `MSG_ZEROCOPY`, 0 if unknown.
     pub zerocopy_callback: u64,
     /// The same for requests of an `io_uring`.
@@ -574,7 +570,6 @@ impl KernelLayout {
         mapping_host: ABSENT,
         inode_number: ABSENT,
         inode_generation: ABSENT,
-        filler: 0,
         file_mapping: ABSENT,
         kiocb_file: ABSENT,
         bdev_disk: ABSENT,
@@ -596,7 +591,6 @@ impl KernelLayout {
         has_task_btf: 0,
         has_task_pt_regs: 0,
         preemptible: 0,
-        reserved: 0,
         zerocopy_callback: 0,
         io_uring_callback: 0,
         per_cpu_offset: 0,
@@ -641,8 +635,9 @@ const _: () = {
     assert!(size_of::<Owner>() == 16);
     assert!(size_of::<Call>() == 96);
     assert!(size_of::<KernelLayout>().is_multiple_of(8));
+    // An odd number of fields before would leave a gap: then one that is reserved belongs there.
     assert!(
-        core::mem::offset_of!(KernelLayout, reserved) + 4
+        core::mem::offset_of!(KernelLayout, preemptible) + 4
             == core::mem::offset_of!(KernelLayout, zerocopy_callback)
     );
     assert!(Method::ALL[Method::Other as usize] as u8 == Method::Other as u8);
