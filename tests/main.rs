@@ -4,6 +4,7 @@
 mod command_line;
 mod conservation;
 mod copies;
+mod crowds;
 mod dma;
 mod doctor;
 mod expect;

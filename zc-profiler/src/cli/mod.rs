@@ -84,6 +84,7 @@ impl Cli {
         let options = Options {
             way: self.attach,
             verbose: self.verbose,
+            ..Options::default()
         };
         match self.command {
             Command::Serve(args) => serve::run(args, options),

@@ -14,7 +14,7 @@ use crate::{
     identity::Service,
     kernel,
     ledger::{GroupBy, Grouping},
-    probes::{Evidence, Filter, State},
+    probes::{Evidence, Filter, State, room_for_processes},
 };
 
 /// How often room is made in the kernel's map, should nobody scrape.
@@ -45,6 +45,11 @@ pub struct Args {
     /// `grace_seconds`]
     #[arg(long, value_name = "SECONDS", env = "ZC_PROFILER_GRACE_SECONDS")]
     grace_seconds: Option<u64>,
+    /// For how many processes at once there is room in the kernel; what more there are is counted as
+    /// `other`. Taken at the start only [default: by this machine's memory, 4096 to 65536; in the file:
+    /// `max_processes`]
+    #[arg(long, value_name = "N", env = "ZC_PROFILER_MAX_PROCESSES", value_parser = clap::value_parser!(u32).range(1..))]
+    max_processes: Option<u32>,
     /// Count only these processes and their descendants, separated by commas; each filter adds to what
     /// is counted [default: everybody; in the file: pid]
     #[arg(
@@ -82,6 +87,7 @@ pub struct Args {
 pub struct Settings {
     listen: String,
     grouping: Grouping,
+    max_processes: u32,
     filter: Filter,
 }
 
@@ -103,6 +109,10 @@ impl Args {
                 max: max.map_or(built_in.max, |max| max as usize),
                 grace: grace.map_or(built_in.grace, Duration::from_secs),
             },
+            max_processes: self
+                .max_processes
+                .or(file.max_processes)
+                .unwrap_or_else(room_for_processes),
             filter: Filter {
                 pids: given(&self.pids, file.pid),
                 comms: given(&self.comms, file.comm),
@@ -143,6 +153,7 @@ impl Settings {
             ),
             ("max_groups", self.grouping.max.to_string()),
             ("grace_seconds", self.grouping.grace.as_secs().to_string()),
+            ("max_processes", self.max_processes.to_string()),
             ("pid", format!("{:?}", self.filter.pids)),
             ("comm", format!("{:?}", self.filter.comms)),
             ("unit", format!("{:?}", self.filter.units)),
@@ -159,6 +170,10 @@ pub fn run(args: Args, options: Options) -> anyhow::Result<ExitCode> {
         Scope::System
     } else {
         Scope::Tree
+    };
+    let options = Options {
+        processes: Some(settings.max_processes),
+        ..options
     };
     let mut profiler = Profiler::attach(scope, options)?;
     warn_of_losses(&profiler);
@@ -304,6 +319,7 @@ mod tests {
         let file = config::File {
             max_groups: Some(7),
             grace_seconds: Some(9),
+            max_processes: Some(600),
             unit: Some(vec!["redis.service".into()]),
             cgroup: Some(vec!["/a".into()]),
             ..config::File::default()
@@ -313,6 +329,7 @@ mod tests {
             ("group_by", "\"service\""),
             ("max_groups", "5"),
             ("grace_seconds", "9"),
+            ("max_processes", "600"),
             ("pid", "[4, 5]"),
             ("comm", "[]"),
             ("unit", "[\"nginx.service\"]"),

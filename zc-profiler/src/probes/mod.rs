@@ -47,6 +47,8 @@ pub struct Options {
     pub way: Way,
     /// Whether programs log.
     pub verbose: bool,
+    /// For how many processes at once there is room; `None` for what suits this machine.
+    pub processes: Option<u32>,
 }
 
 /// A way of attaching programs to the kernel, the strongest first. What one way cannot do is left to
@@ -144,9 +146,17 @@ pub enum Error {
     },
 }
 
-/// How many processes the ledger holds before it charges new ones to `other`: about 17 MB of
-/// kernel memory.
-const PROCESSES: u32 = 16_384;
+/// For how many processes there is room on this machine, before new ones are charged to `other`: the entries, of some
+/// 1.1 KB each, take less than a fiftieth of this machine's memory.
+#[must_use]
+pub fn room_for_processes() -> u32 {
+    const SHARE: u64 = 64 << 10;
+    // SAFETY: takes no pointer.
+    let value = |name| unsafe { libc::sysconf(name) };
+    let (pages, size) = (value(libc::_SC_PHYS_PAGES), value(libc::_SC_PAGESIZE));
+    let memory = u64::try_from(pages).unwrap_or(0) * u64::try_from(size).unwrap_or(0);
+    u32::try_from(memory / SHARE).map_or(65_536, |entries| entries.clamp(4_096, 65_536))
+}
 
 /// Attached programs; dropping them detaches.
 pub struct Probes {
@@ -188,7 +198,7 @@ impl Probes {
             aya_btf: &btf.for_aya().map_err(Error::AyaBtf)?,
             layout,
             missing: &missing,
-            processes: PROCESSES,
+            processes: options.processes.unwrap_or_else(room_for_processes),
             options,
         };
         let (mut ebpf, statuses, evidence) = plan
