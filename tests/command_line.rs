@@ -134,7 +134,6 @@ fn stat_reports_a_killed_command_and_one_that_does_not_exist() {
 
 #[test]
 fn stat_passes_signals_on_and_still_prints_the_ledger() {
-    let begun = Instant::now();
     let mut child = Command::new(PROGRAM)
         .args([
             "stat",
@@ -155,7 +154,6 @@ fn stat_passes_signals_on_and_still_prints_the_ledger() {
     let output = child.wait_with_output().expect("wait");
     assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
     assert!(stderr(&output).contains("total"), "{}", stderr(&output));
-    assert!(begun.elapsed() < Duration::from_secs(30));
 }
 
 #[test]

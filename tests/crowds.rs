@@ -71,8 +71,14 @@ fn churn(fd: i32, processes: u64, at_once: u64) {
 #[test]
 #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
 fn twenty_thousand_short_lived_processes_are_counted_to_the_byte() {
-    const PROCESSES: u64 = 20_000;
     const AT_ONCE: u64 = 64;
+    // Three minutes of software emulation, so once; a part of it on the other kernels.
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("osrelease");
+    let processes = if release.starts_with("6.1.") {
+        20_000
+    } else {
+        3_000
+    };
     let server = Server::start_with(&["--group-by", "comm"]);
     let dir = TempDir::new_in("/lab").expect("directory");
     let path = dir.path().join("source");
@@ -80,18 +86,18 @@ fn twenty_thousand_short_lived_processes_are_counted_to_the_byte() {
     let file = File::open(&path).expect("open");
     let begun = server.samples();
     let mut lives = 0;
-    let mut live = |processes| {
+    let mut live = |more| {
         let mut child = Child::working(|| {
             // SAFETY: the name ends in a zero.
             unsafe { libc::prctl(libc::PR_SET_NAME, c"churner".as_ptr()) };
-            churn(file.as_raw_fd(), processes, AT_ONCE);
+            churn(file.as_raw_fd(), more, AT_ONCE);
         });
         // As Prometheus would, so that there is room for those who come.
         while !child.has_exited() {
             server.samples();
             thread::sleep(Duration::from_millis(200));
         }
-        lives += processes;
+        lives += more;
         let samples = server.samples();
         // Kernels that preempt inside programs may skip some, but never in silence.
         let skipped = r#"zc_dropped_total{reason="skipped_runs"}"#;
@@ -108,12 +114,12 @@ fn twenty_thousand_short_lived_processes_are_counted_to_the_byte() {
         }
         samples
     };
-    live(PROCESSES / 4);
+    live(processes / 4);
     let resident = resident_kib(server.pid());
-    let ended = live(PROCESSES - PROCESSES / 4);
+    let ended = live(processes - processes / 4);
     // A leak of a hundred bytes a process would be more than that.
     let grown = resident_kib(server.pid()).saturating_sub(resident);
-    assert!(grown < 1_024, "{grown} KiB more for {PROCESSES} processes");
+    assert!(grown < 1_024, "{grown} KiB more for {processes} processes");
     let groups = ended["zc_groups"] - begun["zc_groups"];
     assert!((0.0..4.0).contains(&groups), "{groups} more groups");
     let full = ended[r#"zc_dropped_total{reason="process_map_full"}"#];

@@ -22,7 +22,7 @@ use crate::{artifacts, command, services};
 pub struct Arguments {
     #[command(flatten)]
     kernels: KernelChoices,
-    /// How many lab machines run at the same time [default: two for each CPU]
+    /// How many lab machines run at the same time [default: one more than there are CPUs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     machines: Option<u16>,
     /// Arguments for the end-to-end tests' runner, such as a part of a test's name
@@ -158,7 +158,8 @@ impl Suite<'_> {
     /// What each kernel has proven, and the names of those where a test failed.
     fn on_every_kernel(&self) -> (Vec<(String, Column)>, Vec<String>) {
         let kernels = &self.lab.kernels;
-        let queue = Mutex::new(kernels.iter().enumerate().collect::<VecDeque<_>>());
+        // The newest first: its programs are twice as many, so it takes the longest.
+        let queue = Mutex::new(kernels.iter().enumerate().rev().collect::<VecDeque<_>>());
         let finished = Mutex::new(Vec::new());
         let work = || {
             let next = || lock(&queue).pop_front();
@@ -242,12 +243,12 @@ impl Suite<'_> {
     }
 }
 
-/// A machine has one CPU, and half of the time waits for the kernel to detach programs, which takes it
+/// A machine has one CPU, and part of the time waits for the kernel to detach programs, which takes it
 /// a grace period each.
 fn machines(wanted: Option<u16>) -> usize {
     match wanted {
         Some(wanted) => wanted.into(),
-        None => std::thread::available_parallelism().map_or(2, |cpus| 2 * cpus.get()),
+        None => std::thread::available_parallelism().map_or(2, |cpus| cpus.get() + 1),
     }
 }
 
