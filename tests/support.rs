@@ -172,15 +172,6 @@ impl Child {
         );
     }
 
-    /// Whether the child has exited, with success; to be asked until it has.
-    pub fn has_exited(&mut self) -> bool {
-        let mut status = 0;
-        // SAFETY: `status` is valid for the call.
-        let waited = unsafe { libc::waitpid(self.pid, &raw mut status, libc::WNOHANG) };
-        assert_eq!(status, 0, "child {}", self.pid);
-        waited == self.pid
-    }
-
     pub fn process(&self) -> Option<Process> {
         snapshot().process(self.pid.cast_unsigned()).cloned()
     }

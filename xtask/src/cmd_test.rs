@@ -22,7 +22,7 @@ use crate::{artifacts, command, services};
 pub struct Arguments {
     #[command(flatten)]
     kernels: KernelChoices,
-    /// How many lab machines run at the same time [default: one more than there are CPUs]
+    /// How many lab machines run at the same time [default: 2, or 1 if there is but one CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     machines: Option<u16>,
     /// Arguments for the end-to-end tests' runner, such as a part of a test's name
@@ -243,12 +243,11 @@ impl Suite<'_> {
     }
 }
 
-/// A machine has one CPU, and part of the time waits for the kernel to detach programs, which takes it
-/// a grace period each.
+/// An emulated machine keeps one CPU busy; more of them would only be in each other's way.
 fn machines(wanted: Option<u16>) -> usize {
     match wanted {
         Some(wanted) => wanted.into(),
-        None => std::thread::available_parallelism().map_or(2, |cpus| cpus.get() + 1),
+        None => std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(2)),
     }
 }
 
