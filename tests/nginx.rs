@@ -4,17 +4,16 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener},
+    process::{Command, Stdio},
     thread,
 };
 
 use tempfile::TempDir;
 
 use crate::{
-    proof::{Counted, program},
+    proof::{Counted, Service, connect, free_addresses, program},
     serve::Server,
-    services::Cgroup,
 };
 
 /// No multiple of a page, nor of nginx's buffers.
@@ -24,11 +23,10 @@ const REQUEST: &[u8] = b"GET /body HTTP/1.0\r\n\r\n";
 
 /// One worker in a unit of its own, with a port for each way to serve.
 struct Nginx {
-    child: Child,
+    _service: Service,
     by_read: SocketAddr,
     by_sendfile: SocketAddr,
     by_tls: SocketAddr,
-    _cgroup: Cgroup,
     _dir: TempDir,
 }
 
@@ -53,20 +51,14 @@ impl Nginx {
         );
         let file = dir.path().join("nginx.conf");
         fs::write(&file, config).expect("write");
-        let cgroup = Cgroup::new(&format!("system.slice/{UNIT}"));
-        let child = cgroup
-            .command(program("usr/sbin/nginx"))
-            .arg("-c")
-            .arg(&file)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("nginx");
+        let service = Service::start(UNIT, "usr/sbin/nginx", |command| {
+            command.arg("-c").arg(&file);
+        });
         Self {
-            child,
+            _service: service,
             by_read,
             by_sendfile,
             by_tls,
-            _cgroup: cgroup,
             _dir: dir,
         }
     }
@@ -91,31 +83,6 @@ fn check(answer: &[u8]) -> u64 {
     assert!(body.iter().all(|byte| *byte == 7), "the body");
     assert!(head.ends_with(b"\r\n\r\n"), "the head");
     head.len() as u64
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // SAFETY: our own child, which has not been waited for.
-        unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGTERM) };
-        self.child.wait().expect("wait");
-    }
-}
-
-fn free_addresses<const N: usize>() -> [SocketAddr; N] {
-    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    // All at once, so that they differ.
-    let listeners = [(); N].map(|()| listen());
-    listeners.map(|listener| listener.local_addr().expect("address"))
-}
-
-/// Connects as soon as somebody listens there.
-fn connect(address: SocketAddr) -> TcpStream {
-    loop {
-        match TcpStream::connect(address) {
-            Ok(stream) => return stream,
-            Err(_) => thread::yield_now(),
-        }
-    }
 }
 
 /// A key and a certificate that nobody has to trust.

@@ -3,13 +3,62 @@
 use std::{
     collections::BTreeMap,
     env,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
 };
+
+use crate::services::Cgroup;
 
 /// A program of Debian's packages, which the lab keeps unpacked and not installed.
 pub fn program(place: &str) -> PathBuf {
     let root = env::var_os("ZC_SERVICES").expect("ZC_SERVICES is set by `cargo xtask test`");
     Path::new(&root).join(place)
+}
+
+/// A program in a unit of its own, until this goes.
+pub struct Service {
+    child: Child,
+    _cgroup: Cgroup,
+}
+
+impl Service {
+    pub fn start(unit: &str, place: &str, arrange: impl FnOnce(&mut Command)) -> Self {
+        let cgroup = Cgroup::new(&format!("system.slice/{unit}"));
+        let mut command = cgroup.command(program(place));
+        arrange(command.stdout(Stdio::null()));
+        let child = command.spawn();
+        Self {
+            child: child.unwrap_or_else(|error| panic!("{place}: {error}")),
+            _cgroup: cgroup,
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // SAFETY: our own child, which has not been waited for.
+        unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGTERM) };
+        self.child.wait().expect("wait");
+    }
+}
+
+pub fn free_addresses<const N: usize>() -> [SocketAddr; N] {
+    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    // All at once, so that they differ.
+    let listeners = [(); N].map(|()| listen());
+    listeners.map(|listener| listener.local_addr().expect("address"))
+}
+
+/// Connects as soon as somebody listens there.
+pub fn connect(address: SocketAddr) -> TcpStream {
+    loop {
+        match TcpStream::connect(address) {
+            Ok(stream) => return stream,
+            Err(_) => thread::yield_now(),
+        }
+    }
 }
 
 /// What a unit did in between two scrapes.

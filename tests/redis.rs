@@ -2,18 +2,15 @@
 
 use std::{
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    process::{Child, Stdio},
-    thread,
+    net::TcpStream,
     time::Instant,
 };
 
 use tempfile::TempDir;
 
 use crate::{
-    proof::{Counted, program},
+    proof::{Counted, Service, connect, free_addresses, program},
     serve::Server,
-    services::Cgroup,
 };
 
 const UNIT: &str = "zc-redis.service";
@@ -21,33 +18,26 @@ const VALUE: usize = 1 << 20;
 const TIMES: u64 = 20;
 
 struct Redis {
-    child: Child,
+    _service: Service,
     stream: TcpStream,
-    _cgroup: Cgroup,
     _dir: TempDir,
 }
 
 impl Redis {
     fn start() -> Self {
         let dir = TempDir::new_in("/lab").expect("directory");
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .and_then(|listener| listener.local_addr())
-            .expect("a free port");
-        let cgroup = Cgroup::new(&format!("system.slice/{UNIT}"));
-        let child = cgroup
-            .command(program("usr/bin/redis-server"))
-            .args(["--bind", "127.0.0.1", "--port", &address.port().to_string()])
-            .args(["--save", "", "--appendonly", "no", "--hz", "1"])
-            .arg("--dir")
-            .arg(dir.path())
-            .env("LD_LIBRARY_PATH", program("usr/lib/x86_64-linux-gnu"))
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server");
+        let [address] = free_addresses();
+        let service = Service::start(UNIT, "usr/bin/redis-server", |command| {
+            command
+                .args(["--bind", "127.0.0.1", "--port", &address.port().to_string()])
+                .args(["--save", "", "--appendonly", "no", "--hz", "1"])
+                .arg("--dir")
+                .arg(dir.path())
+                .env("LD_LIBRARY_PATH", program("usr/lib/x86_64-linux-gnu"));
+        });
         Self {
-            child,
+            _service: service,
             stream: connect(address),
-            _cgroup: cgroup,
             _dir: dir,
         }
     }
@@ -58,24 +48,6 @@ impl Redis {
         let mut bytes = vec![0; answer];
         self.stream.read_exact(&mut bytes).expect("receive");
         bytes
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        // SAFETY: our own child, which has not been waited for.
-        unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGTERM) };
-        self.child.wait().expect("wait");
-    }
-}
-
-/// Connects as soon as somebody listens there.
-fn connect(address: SocketAddr) -> TcpStream {
-    loop {
-        match TcpStream::connect(address) {
-            Ok(stream) => return stream,
-            Err(_) => thread::yield_now(),
-        }
     }
 }
 
