@@ -2,6 +2,8 @@
 
 mod cgroup;
 mod names;
+#[cfg(test)]
+mod recorded;
 mod services;
 
 pub use self::{

@@ -142,10 +142,13 @@ mod tests {
     /// A system, the file that its runtime keeps, what of its content matters, and the name.
     const FILES: &[[&str; 4]] = &[
         [
-            "Docker",
+            "Docker 20.10, recorded",
             "var/lib/docker/containers/{id}/config.v2.json",
-            r#"{"State":{"Running":true},"ID":"{id}","Config":{"Hostname":"7eb263389e5e","Labels":{}},
-                "Name":"/web-1","Driver":"overlay2"}"#,
+            r#"{"StreamConfig":{},"State":{"Running":true,"Paused":false,"Pid":447,"ExitCode":0,"Error":"",
+                "StartedAt":"2026-11-23T18:24:46.755561303Z","Health":null},"ID":"{id}","Managed":false,
+                "Path":"/bin/busybox","Args":["sleep","1002"],"Config":{"Hostname":"37faadbaafdd",
+                "Cmd":["/bin/busybox","sleep","1002"],"Image":"tiny","Labels":{}},
+                "Name":"/web-1","Driver":"vfs","OS":"linux","RestartCount":0}"#,
             "web-1",
         ],
         [
@@ -185,9 +188,12 @@ mod tests {
             "prod/api-1/sidecar",
         ],
         [
-            "Podman",
+            "Podman 4.3, recorded, and another one before it",
             "var/lib/containers/storage/overlay-containers/containers.json",
-            r#"[{"id":"0000","names":["first"]},{"id":"{id}","names":["cache"],"layer":"x"}]"#,
+            r#"[{"id":"0000","names":["first"]},{"id":"{id}","names":["cache"],"image":"",
+                "layer":"45ca893a45c18f18f3e4a22cc22b4bf849b711d51ce97ddd962fe2179608355e",
+                "metadata":"{\"image-name\":\"\",\"image-id\":\"\",\"name\":\"cache\"}",
+                "created":"2026-11-23T18:25:51.093930483Z","flags":{"MountLabel":"","ProcessLabel":""}}]"#,
             "cache",
         ],
     ];
