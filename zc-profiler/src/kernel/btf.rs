@@ -45,12 +45,14 @@ enum Kind {
 }
 
 const MAGIC: u16 = 0xeb9f;
+const HEADER: usize = 24;
 const HEADER_FIELDS: usize = 8;
 const COMMON: usize = 12;
 
 const KIND_STRUCT: u8 = 4;
 const KIND_UNION: u8 = 5;
 const KIND_ENUM: u8 = 6;
+const KIND_FWD: u8 = 7;
 const KIND_TYPEDEF: u8 = 8;
 const KIND_VOLATILE: u8 = 9;
 const KIND_CONST: u8 = 10;
@@ -87,13 +89,48 @@ impl Btf {
         Self::parse(data)
     }
 
-    /// The same as aya understands it. The kernel hands the file out by the page, so it is read once.
+    /// What aya needs of it to attach to these functions and tracepoints, under the ids of the whole:
+    /// aya goes through all names for each program that it loads.
     ///
     /// # Errors
     ///
-    /// If it cannot be understood.
-    pub fn for_aya(&self) -> Result<aya::Btf, aya::BtfError> {
-        aya::Btf::parse(&self.data, aya::Endianness::default())
+    /// If aya does not understand it.
+    pub fn for_aya(
+        &self,
+        functions: impl Iterator<Item = &'static str>,
+        tracepoints: impl Iterator<Item = &'static str>,
+    ) -> Result<aya::Btf, aya::BtfError> {
+        let functions = functions.map(|name| (Kind::Function, KIND_FUNC, name.to_owned()));
+        let typedefs = tracepoints.map(|name| (Kind::Typedef, KIND_TYPEDEF, callback(name)));
+        let mut strings = vec![0];
+        let mut types = Vec::new();
+        for (kind, number, name) in functions.chain(typedefs) {
+            let Some(id) = self
+                .find(kind, &name)
+                .and_then(|at| self.types.binary_search(&at).ok())
+            else {
+                continue;
+            };
+            // Ids begin at 1, and what has no name is a forward declaration of nothing.
+            types.resize(types.len().max(id), [0, u32::from(KIND_FWD) << 24, 0]);
+            types[id - 1] = [word(strings.len()), u32::from(number) << 24, 0];
+            strings.extend(name.bytes().chain([0]));
+        }
+        let length = word(types.len() * COMMON);
+        let header = [
+            u32::from(MAGIC) | 1 << 16,
+            word(HEADER),
+            0,
+            length,
+            length,
+            word(strings.len()),
+        ];
+        let words = header.iter().chain(types.as_flattened());
+        let data: Vec<u8> = words
+            .flat_map(|word| word.to_ne_bytes())
+            .chain(strings)
+            .collect();
+        aya::Btf::parse(&data, aya::Endianness::default())
     }
 
     /// Understands type information.
@@ -157,7 +194,7 @@ impl Btf {
     /// How many arguments a tracepoint passes to raw and BTF-typed programs.
     #[must_use]
     pub fn tracepoint_arguments(&self, name: &str) -> Option<usize> {
-        let typedef = self.find(Kind::Typedef, &format!("btf_trace_{name}"))?;
+        let typedef = self.find(Kind::Typedef, &callback(name))?;
         let pointer = self.referred(typedef)?;
         // The first argument of the kernel's own callback is its private data.
         Some(self.prototype_arguments(self.referred(pointer)?)? - 1)
@@ -282,8 +319,20 @@ impl Btf {
     }
 }
 
+/// The type by which BTF knows a tracepoint.
+fn callback(tracepoint: &str) -> String {
+    format!("btf_trace_{tracepoint}")
+}
+
+/// Type information is far smaller than what the format can hold.
+fn word(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
+    use aya_obj::btf::BtfKind;
+
     use super::*;
 
     /// `struct outer { int a; struct { int b; }; struct inner { int c; } in; }`, an enum, a function
@@ -376,6 +425,28 @@ mod tests {
             "a structure is no function"
         );
         assert_eq!(btf.tracepoint_arguments("tick"), Some(1));
+    }
+
+    #[test]
+    fn aya_finds_what_it_needs_under_the_same_ids() {
+        let btf = Btf::parse(sample()).expect("parse");
+        let whole = aya::Btf::parse(&sample(), aya::Endianness::default()).expect("aya");
+        let part = btf
+            .for_aya(["absent", "moved"].into_iter(), ["tick"].into_iter())
+            .expect("aya");
+        for (name, kind) in [
+            ("moved", BtfKind::Func),
+            ("btf_trace_tick", BtfKind::Typedef),
+        ] {
+            let id = part.id_by_type_name_kind(name, kind).expect(name);
+            assert_eq!(id, whole.id_by_type_name_kind(name, kind).expect(name));
+        }
+        let nothing = btf.for_aya([].into_iter(), [].into_iter()).expect("aya");
+        assert!(
+            nothing
+                .id_by_type_name_kind("moved", BtfKind::Func)
+                .is_err()
+        );
     }
 
     #[test]

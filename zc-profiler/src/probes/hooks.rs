@@ -514,11 +514,13 @@ pub fn all(evidence: Evidence) -> impl Iterator<Item = &'static Hook> {
     HOOKS.iter().chain(calls)
 }
 
-/// The functions that any row hooks by kprobe.
-pub fn kprobe_targets() -> impl Iterator<Item = &'static str> {
-    let forms = HOOKS.iter().flat_map(|hook| hook.forms);
-    let kprobes = forms.filter(|form| form.attach == Attach::Kprobe);
-    kprobes.map(|form| form.target)
+/// What programs of any row are attached to, in these ways.
+pub fn targets(by: impl Fn(Attach) -> bool) -> impl Iterator<Item = &'static str> {
+    let rows = [HOOKS, SYSCALLS, DERIVED].into_iter().flatten();
+    let forms = rows.flat_map(|hook| hook.forms);
+    forms
+        .filter(move |form| by(form.attach))
+        .map(|form| form.target)
 }
 
 #[cfg(test)]

@@ -20,12 +20,12 @@ use aya::{
 use thiserror::Error;
 use zc_profiler_ebpf::{FOLLOWED, ProcessCounters, ProcessKey};
 
-use self::filter::Wanted;
 pub use self::{
     filter::Filter,
     status::{State, Status},
     witness::{Breakpoints, Witness},
 };
+use self::{filter::Wanted, hooks::Attach};
 use crate::{
     kernel::{self, Environment, Need, Symbols, btf},
     ledger::Ledger,
@@ -180,7 +180,8 @@ impl Probes {
         }
         let limited = !raise_memlock_limit();
         let btf = btf::Btf::of_kernel().map_err(Error::Btf)?;
-        let names = hooks::kprobe_targets().chain(kernel::SYMBOLS).collect();
+        let kprobes = hooks::targets(|attach| attach == Attach::Kprobe);
+        let names = kprobes.chain(kernel::SYMBOLS).collect();
         let symbols = Symbols::read(&names).map_err(Error::Environment)?;
         let (mut layout, missing) = kernel::resolve(&btf, &symbols);
         if let Some((_, member)) = missing.iter().find(|(need, _)| *need == Need::Writer) {
@@ -195,7 +196,12 @@ impl Probes {
         let plan = attach::Plan {
             btf: &btf,
             symbols: &symbols,
-            aya_btf: &btf.for_aya().map_err(Error::AyaBtf)?,
+            aya_btf: &btf
+                .for_aya(
+                    hooks::targets(|attach| matches!(attach, Attach::Fentry | Attach::Fexit)),
+                    hooks::targets(|attach| attach == Attach::Tracepoint),
+                )
+                .map_err(Error::AyaBtf)?,
             layout,
             missing: &missing,
             processes: options.processes.unwrap_or_else(room_for_processes),

@@ -100,7 +100,7 @@ impl Witness {
         let old = btf.member("iov_iter", "iter_type").is_none();
         let iter_count = btf.member("iov_iter", "count").unwrap_or(ABSENT);
         let mut ebpf = EbpfLoader::new()
-            .btf(Some(&btf.for_aya().map_err(Error::AyaBtf)?))
+            .btf(None)
             .override_global("LAYOUT", &layout, true)
             .map_max_entries("SUSPENDED", 1)
             .load(OBJECT)
