@@ -17,7 +17,11 @@ fn main() -> anyhow::Result<()> {
     fs::create_dir_all(&pages).with_context(|| format!("cannot create {}", pages.display()))?;
     let command = visible(Cli::command());
     for shell in SHELLS {
-        generate_to(shell, &mut command.clone(), command.get_name(), &directory)?;
+        let file = generate_to(shell, &mut command.clone(), command.get_name(), &directory)?;
+        // For bash, the generator spells the hyphen of a program's name in two ways, so that no subcommand's
+        // options are ever found.
+        let text = fs::read_to_string(&file)?.replace("zc__subcmd__profiler", "zc__profiler");
+        fs::write(file, text)?;
     }
     clap_mangen::generate_to(command, &pages)?;
     Ok(())
