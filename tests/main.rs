@@ -3,6 +3,7 @@
 
 mod command_line;
 mod conservation;
+mod container;
 mod copies;
 mod crowds;
 mod dma;
@@ -16,6 +17,7 @@ mod lab_tables;
 mod memory;
 mod network;
 mod nginx;
+mod package;
 mod privileges;
 mod processes;
 mod proof;

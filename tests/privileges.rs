@@ -12,7 +12,7 @@ use crate::{command_line::PROGRAM, serve::Server};
 
 const CAP_BPF: u32 = 39;
 
-fn capabilities(pid: u32, set: &str) -> u64 {
+pub fn capabilities(pid: u32, set: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
     let line = status.lines().find_map(|line| line.strip_prefix(set));
     let bits = line.and_then(|line| line.strip_prefix(":\t"));

@@ -94,6 +94,7 @@ fn boots(kernel: &BootFiles) -> Result<bool> {
         directory: "/".into(),
         environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
         terminal: None,
+        systemd: false,
     };
     let limits = Limits {
         boot: PROBE_LIMIT,

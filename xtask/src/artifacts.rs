@@ -51,6 +51,44 @@ pub fn end_to_end_tests() -> Result<Vec<PathBuf>> {
     Ok(built)
 }
 
+/// The profile of what is handed out.
+pub const DIST_PROFILE: &str = "dist";
+/// Named, so that flags for it are not those of build scripts and macros, which cannot be static.
+pub const DIST_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// What [`distributed`] builds.
+pub struct Distributed {
+    pub profiler: PathBuf,
+    /// Writes what goes with the profiler.
+    pub documents: PathBuf,
+}
+
+/// The profiler as it is handed out: linked statically.
+pub fn distributed() -> Result<Distributed> {
+    eprintln!("build: cargo build --profile {DIST_PROFILE} -p zc-profiler");
+    let mut cargo = cargo();
+    cargo
+        .args(["build", "-p", "zc-profiler", "--profile", DIST_PROFILE])
+        .args(["--target", DIST_TARGET])
+        .args(["--bin", "zc-profiler", "--example", "documents"])
+        // It would come before the one below.
+        .env_remove("RUSTFLAGS")
+        .env(
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+            "-C target-feature=+crt-static",
+        );
+    let built = build(&mut cargo)?;
+    let named = |name: &str| {
+        let is_it = |program: &&PathBuf| program.file_name().is_some_and(|file| file == name);
+        let program = built.iter().find(is_it).cloned();
+        program.with_context(|| format!("cargo built no program {name}"))
+    };
+    Ok(Distributed {
+        profiler: named("zc-profiler")?,
+        documents: named("documents")?,
+    })
+}
+
 /// Builds, and returns the programs that came of it.
 fn build(command: &mut Command) -> Result<Vec<PathBuf>> {
     command

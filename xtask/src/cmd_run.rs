@@ -149,6 +149,7 @@ impl Run<'_> {
             input: Input::Nothing,
             output: Output::ours(),
             terminal: None,
+            systemd: false,
             share: results.parent(),
             forward: Some(Forward {
                 host: self.port,

@@ -15,7 +15,7 @@ use crate::machine::{Ending, Input};
 use crate::matrix::{self, Column, Matrix};
 use crate::output::Output;
 use crate::setup::{self, KernelChoices, Lab};
-use crate::{artifacts, command, services};
+use crate::{artifacts, cmd_dist, command, packaging, services};
 
 /// Runs every test, those of the lab machine on all kernels unless --kernel names one
 #[derive(clap::Args)]
@@ -74,8 +74,16 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
     let (profiler, tests) = step("build of the end-to-end tests", || {
         Ok((artifacts::profiler()?, artifacts::end_to_end_tests()?))
     })?;
+    let installation = if Installation::is_wanted(&arguments.tests) {
+        Some(step("build of the package", || {
+            Installation::prepare(&lab)
+        })?)
+    } else {
+        None
+    };
     let suite = Suite {
         lab: &lab,
+        installation,
         services,
         profiler,
         tests,
@@ -143,9 +151,39 @@ fn ebpf_clippy(lab: &Lab) -> Command {
     command
 }
 
+/// What the tests of the Debian package and of the image take, those that are ignored elsewhere.
+struct Installation {
+    package: PathBuf,
+    tools: PathBuf,
+}
+
+impl Installation {
+    /// Installing has little to do with the kernel, and emulation takes its time for it: one will do, and
+    /// it is Debian's stable one.
+    const KERNEL: &'static str = "6.12";
+
+    fn is_wanted(filters: &[String]) -> bool {
+        let names = |filter: &String| {
+            ["package", "container"]
+                .iter()
+                .any(|name| filter.contains(name))
+        };
+        filters.is_empty() || filters.iter().any(names)
+    }
+
+    fn prepare(lab: &Lab) -> Result<Self> {
+        setup::prepare_systemd()?;
+        Ok(Self {
+            package: cmd_dist::build(&lab.cache)?.package,
+            tools: packaging::tools(&lab.cache)?,
+        })
+    }
+}
+
 /// The end-to-end tests, which every kernel runs in a machine of its own.
 struct Suite<'a> {
     lab: &'a Lab,
+    installation: Option<Installation>,
     services: PathBuf,
     profiler: PathBuf,
     tests: Vec<PathBuf>,
@@ -200,10 +238,17 @@ impl Suite<'_> {
             .context("cannot create a temporary directory: set TMPDIR to a writable one")?;
         let paths = exchange.path().join("paths");
         let mut codes = Vec::new();
-        for test in &self.tests {
-            match self.run(kernel, test, &paths)? {
-                Ending::Interrupted(signal) => bail!("interrupted by signal {signal}"),
-                ending => codes.push(ending.exit_code()),
+        let installation = self
+            .installation
+            .as_ref()
+            .filter(|_| kernel.name == Installation::KERNEL || self.lab.kernels.len() == 1);
+        // In a machine of its own, since its first process is another.
+        for installation in [None].into_iter().chain(installation.map(Some)) {
+            for test in &self.tests {
+                match self.run(kernel, test, &paths, installation)? {
+                    Ending::Interrupted(signal) => bail!("interrupted by signal {signal}"),
+                    ending => codes.push(ending.exit_code()),
+                }
             }
         }
         *column = matrix::read(&paths)?;
@@ -213,19 +258,31 @@ impl Suite<'_> {
         }
     }
 
-    fn run(&self, kernel: &BootFiles, program: &Path, paths: &Path) -> Result<Ending> {
+    fn run(
+        &self,
+        kernel: &BootFiles,
+        program: &Path,
+        paths: &Path,
+        installation: Option<&Installation>,
+    ) -> Result<Ending> {
         let package = artifacts::root().join("tests");
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let mut command = vec![text(program), "--test-threads=1".to_owned()];
         command.extend(self.filters.iter().cloned());
+        let mut environment = vec![
+            ("ZC_PROMTOOL".into(), text(&self.lab.promtool)),
+            ("CARGO_MANIFEST_DIR".into(), text(&package)),
+            (matrix::VARIABLE.into(), text(paths)),
+            (services::VARIABLE.into(), text(&self.services)),
+        ];
+        if let Some(installation) = installation {
+            command.push("--ignored".into());
+            environment.push(("ZC_PACKAGE".into(), text(&installation.package)));
+            environment.push((packaging::VARIABLE.into(), text(&installation.tools)));
+        }
         let guest = Guest {
             command,
-            environment: vec![
-                ("ZC_PROMTOOL".into(), text(&self.lab.promtool)),
-                ("CARGO_MANIFEST_DIR".into(), text(&package)),
-                (matrix::VARIABLE.into(), text(paths)),
-                (services::VARIABLE.into(), text(&self.services)),
-            ],
+            environment,
             directory: package,
             profiler: &self.profiler,
             input: Input::Nothing,
@@ -235,6 +292,7 @@ impl Suite<'_> {
                 Output::ours()
             },
             terminal: None,
+            systemd: installation.is_some(),
             share: paths.parent(),
             forward: None,
             limit: Some(TIMEOUT),

@@ -24,6 +24,9 @@ pub struct Arguments {
     /// Ends the machine after so many seconds [default: 600; none for a shell]
     #[arg(long, value_name = "SECS")]
     timeout: Option<u64>,
+    /// Makes systemd the machine's first process; it starts nothing unasked
+    #[arg(long)]
+    systemd: bool,
     /// The command; an interactive shell without
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -34,6 +37,9 @@ const TIMEOUT: Duration = Duration::from_mins(10);
 pub fn run(arguments: Arguments) -> Result<i32> {
     let share = arguments.share.as_deref().map(shareable).transpose()?;
     let lab = setup::prepare(std::slice::from_ref(&arguments.kernel))?;
+    if arguments.systemd {
+        setup::prepare_systemd()?;
+    }
     let profiler = artifacts::profiler()?;
 
     let interactive = arguments.command.is_empty() && terminal::is_interactive();
@@ -50,6 +56,7 @@ pub fn run(arguments: Arguments) -> Result<i32> {
         input: Input::Ours,
         output: Output::ours(),
         terminal: interactive.then(|| terminal::size().unwrap_or((24, 80))),
+        systemd: arguments.systemd,
         share: share.as_deref(),
         forward: None,
         limit: match arguments.timeout {
@@ -84,6 +91,8 @@ pub struct Guest<'a> {
     pub input: Input,
     pub output: Output,
     pub terminal: Option<(u16, u16)>,
+    /// Whether systemd is the machine's first process.
+    pub systemd: bool,
     pub share: Option<&'a Path>,
     pub forward: Option<Forward>,
     pub limit: Option<Duration>,
@@ -100,6 +109,7 @@ impl Guest<'_> {
             directory: self.directory.to_string_lossy().into_owned(),
             command: self.command,
             terminal: self.terminal,
+            systemd: self.systemd,
         };
         let hardware = Hardware {
             kernel,

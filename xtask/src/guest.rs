@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 
 use crate::request::{self, Request};
+use crate::setup::SYSTEMD;
 use streams::Terminal;
 
 /// Never returns to the shell that called it: the machine is switched off at the end.
@@ -23,7 +24,7 @@ pub fn main() -> ! {
         eprintln!("error: `guest` is for the virtual machine's own use");
         std::process::exit(2);
     }
-    if let Err(error) = serve() {
+    if let Err(error) = perform() {
         // The console, which the host shows when no exit code came.
         println!("zc-lab: {error:#}");
     }
@@ -32,17 +33,76 @@ pub fn main() -> ! {
     std::process::exit(1);
 }
 
-fn serve() -> Result<()> {
+fn perform() -> Result<()> {
     let request = std::fs::read_to_string(request::GUEST_PATH)
         .with_context(|| format!("cannot read {}", request::GUEST_PATH))?;
     let request = Request::parse(&request)?;
+    if request.systemd {
+        give_way_to_systemd()?;
+    }
+    serve(&request)
+}
+
+const UNITS: &str = "/run/systemd/system";
+/// The lab's target, which wants nothing: what runs is what the command starts, with what that needs.
+const TARGET: (&str, &str) = (
+    "zc-lab.target",
+    "[Unit]\nDescription=The lab\nDefaultDependencies=no\n",
+);
+/// What these targets want for a machine of its own is the host's business: its devices, files and timers.
+/// In emulation it would take minutes.
+const UNWANTED: [&str; 2] = ["sysinit.target.wants", "timers.target.wants"];
+const WANTED: &str = "systemd-journald.service";
+
+fn write_units() -> std::io::Result<()> {
+    std::fs::create_dir_all(UNITS)?;
+    for (place, target) in ["/usr/lib/systemd/system", "/etc/systemd/system"]
+        .into_iter()
+        .flat_map(|place| UNWANTED.map(|target| (place, target)))
+    {
+        for unit in std::fs::read_dir(format!("{place}/{target}"))
+            .into_iter()
+            .flatten()
+        {
+            let name = unit?.file_name();
+            let mask = std::path::Path::new(UNITS).join(&name);
+            if name != WANTED && !mask.is_symlink() {
+                std::os::unix::fs::symlink("/dev/null", mask)?;
+            }
+        }
+    }
+    std::fs::write(format!("{UNITS}/{}", TARGET.0), TARGET.1)
+}
+
+/// Returns in a process of its own, while the first one becomes systemd.
+fn give_way_to_systemd() -> Result<()> {
+    write_units().with_context(|| format!("cannot write to {UNITS}"))?;
+    // SAFETY: there is no other thread yet.
+    match unsafe { libc::fork() } {
+        0 => {
+            // SAFETY: takes nothing.
+            unsafe { libc::setsid() };
+            Ok(())
+        }
+        -1 => Err(std::io::Error::last_os_error()).context("cannot fork"),
+        _ => {
+            let unit = format!("--unit={}", TARGET.0);
+            let error = Command::new(SYSTEMD)
+                .args(["--show-status=no", &unit])
+                .exec();
+            Err(error).with_context(|| format!("cannot execute {SYSTEMD}"))
+        }
+    }
+}
+
+fn serve(request: &Request) -> Result<()> {
     let mut control = ports::open("control")?;
     let stdin = ports::open("stdin")?;
     let stdout = ports::open("stdout")?;
     let mut stderr = ports::open("stderr")?;
     writeln!(control, "ready").context("cannot write to the control port")?;
 
-    let code = match start(&request) {
+    let code = match start(request) {
         Err(error) => {
             writeln!(
                 stderr,

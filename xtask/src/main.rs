@@ -4,6 +4,7 @@ mod accel;
 mod apt;
 mod artifacts;
 mod cache;
+mod cmd_dist;
 mod cmd_run;
 mod cmd_test;
 mod cmd_vm;
@@ -17,6 +18,7 @@ mod machine;
 mod matrix;
 mod modules;
 mod output;
+mod packaging;
 mod qemu;
 mod request;
 mod services;
@@ -39,6 +41,7 @@ enum Task {
     Run(cmd_run::Arguments),
     Test(cmd_test::Arguments),
     Vm(cmd_vm::Arguments),
+    Dist(cmd_dist::Arguments),
     /// Inside the lab machine: its first process
     #[command(hide = true)]
     Guest,
@@ -71,6 +74,7 @@ fn perform(task: Task) -> Result<i32> {
         Task::Run(arguments) => cmd_run::run(&arguments),
         Task::Test(arguments) => cmd_test::run(&arguments),
         Task::Vm(arguments) => cmd_vm::run(arguments),
+        Task::Dist(arguments) => cmd_dist::run(&arguments),
         Task::Guest => guest::main(),
     }
 }

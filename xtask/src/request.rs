@@ -16,6 +16,8 @@ pub struct Request {
     pub environment: Vec<(String, String)>,
     /// Rows and columns of the pseudo-terminal to run it on; pipes without.
     pub terminal: Option<(u16, u16)>,
+    /// Whether systemd is the machine's first process.
+    pub systemd: bool,
 }
 
 impl Request {
@@ -25,6 +27,7 @@ impl Request {
             "directory": self.directory,
             "environment": self.environment.iter().map(|(name, value)| json!([name, value])).collect::<Vec<_>>(),
             "terminal": self.terminal.map(|(rows, columns)| json!([rows, columns])),
+            "systemd": self.systemd,
         })
         .to_string()
     }
@@ -53,6 +56,7 @@ impl Request {
                 Value::Null => None,
                 size => Some((number(&size[0])?, number(&size[1])?)),
             },
+            systemd: value["systemd"].as_bool()?,
             command: (!command.is_empty()).then_some(command)?,
         })
     }
@@ -69,6 +73,7 @@ mod tests {
             directory: "/a dir".into(),
             environment: vec![("PATH".into(), "/bin".into()), ("E".into(), String::new())],
             terminal: Some((24, 80)),
+            systemd: true,
         };
         assert_eq!(Request::parse(&request.to_json()).unwrap(), request);
         let request = Request {
@@ -80,7 +85,8 @@ mod tests {
 
     #[test]
     fn an_empty_command_is_refused() {
-        let json = r#"{"command":[],"directory":"/","environment":[],"terminal":null}"#;
+        let json =
+            r#"{"command":[],"directory":"/","environment":[],"terminal":null,"systemd":false}"#;
         assert!(Request::parse(json).is_err());
     }
 }

@@ -46,6 +46,9 @@ const PROMTOOL: Unpacked = Unpacked {
     fits: |_| true,
 };
 
+/// The first process of a machine that is to try units.
+pub const SYSTEMD: &str = "/usr/lib/systemd/systemd";
+
 /// Everything that the lab consists of.
 pub struct Lab {
     pub cache: Cache,
@@ -122,6 +125,14 @@ pub fn prepare_compiler() -> Result<Toolchain> {
     let cache = Cache::open()?;
     let _lock = cache.lock()?;
     toolchain::prepare(&cache)
+}
+
+/// As much as trying units takes.
+pub fn prepare_systemd() -> Result<()> {
+    if Path::new(SYSTEMD).exists() {
+        return Ok(());
+    }
+    apt::install(&["systemd"])
 }
 
 fn install_programs() -> Result<()> {

@@ -16,7 +16,7 @@ use super::serve;
 use crate::ledger::GroupBy;
 
 /// What is read if nothing else is named.
-pub const DEFAULT_FILE: &str = "/etc/zc-profiler.toml";
+pub const DEFAULT_FILE: &str = "/etc/zc-profiler/config.toml";
 
 /// What a file says; `None` where it says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -257,6 +257,34 @@ mod tests {
         };
         assert_eq!(File::parse(text, "f"), Ok(file));
         assert_eq!(File::parse("# nothing\n", "f"), Ok(File::default()));
+    }
+
+    #[test]
+    fn the_packages_file_shows_every_key_and_what_holds_without_it() {
+        let shipped = include_str!("../../deploy/systemd/config.toml");
+        assert_eq!(File::parse(shipped, "f"), Ok(File::default()));
+        let is_key = |line: &&str| line.starts_with('#') && !line.starts_with("# ") && *line != "#";
+        let keys: Vec<_> = shipped
+            .lines()
+            .filter(is_key)
+            .map(|line| &line[1..])
+            .collect();
+        let file = File::parse(&keys.join("\n"), "f").expect("valid without the signs of comment");
+        for key in KEYS {
+            let name = format!("{} = ", key.name);
+            assert!(
+                keys.iter().any(|line| line.starts_with(&name)),
+                "{}",
+                key.name
+            );
+        }
+        let shown = |file| serve::Args::default().over(file).shown();
+        for (shown, built_in) in shown(file).into_iter().zip(shown(File::default())) {
+            // That one goes by the machine.
+            if shown.0 != "max_processes" {
+                assert_eq!(shown, built_in);
+            }
+        }
     }
 
     #[test]

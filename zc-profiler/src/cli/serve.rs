@@ -20,14 +20,14 @@ use crate::{
 /// How often room is made in the kernel's map, should nobody scrape.
 const RETIRE_EVERY: Duration = Duration::from_secs(10);
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 #[command(
     after_help = "An option is taken from the command line, else from the environment, else from the \
     configuration file, else it is what is built in. SIGHUP reads the file again, and counts and groups what \
     it says, without losing a count. In the file, filters are lists: `unit = [\"nginx.service\"]`."
 )]
 pub struct Args {
-    /// The configuration file [default: /etc/zc-profiler.toml, if there is one]
+    /// The configuration file [default: /etc/zc-profiler/config.toml, if there is one]
     #[arg(long, value_name = "FILE", env = "ZC_PROFILER_CONFIG")]
     config: Option<PathBuf>,
     /// Where to serve /metrics and /healthz [default: 127.0.0.1:9464; in the file: listen]
@@ -97,7 +97,8 @@ impl Args {
         Ok(self.over(config::File::read(self.config.as_deref())?))
     }
 
-    fn over(&self, file: config::File) -> Settings {
+    /// What holds over a file's content.
+    pub fn over(&self, file: config::File) -> Settings {
         let built_in = Grouping::default();
         let listen = self.listen.clone().or(file.listen);
         let max = self.max_groups.or(file.max_groups);
