@@ -56,6 +56,21 @@ const CARGO_STEPS: [&[&str]; 3] = [
     ],
 ];
 
+/// What is shipped for Prometheus, and what promtool has to say of it.
+const PROMETHEUS: &str = "zc-profiler/deploy/prometheus";
+const PROMTOOL_CHECKS: [&[&str]; 3] = [
+    &["check", "config", "prometheus.yml"],
+    &[
+        "check",
+        "rules",
+        "--lint=all",
+        "--lint-fatal",
+        "recording.yml",
+        "alerts.yml",
+    ],
+    &["test", "rules", "tests.yml"],
+];
+
 pub fn run(arguments: &Arguments) -> Result<i32> {
     let start = Instant::now();
     let lab = setup::prepare(&arguments.kernels.or(kernels::ALL)?)?;
@@ -71,6 +86,13 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
             command::run(&mut ebpf_clippy(&lab))
         })?;
     }
+    step("Prometheus' own checks of its rules", || {
+        PROMTOOL_CHECKS.iter().try_for_each(|words| {
+            let directory = artifacts::root().join(PROMETHEUS);
+            let mut promtool = Command::new(&lab.promtool);
+            command::run(promtool.args(*words).current_dir(directory))
+        })
+    })?;
     let (profiler, tests) = step("build of the end-to-end tests", || {
         Ok((artifacts::profiler()?, artifacts::end_to_end_tests()?))
     })?;
