@@ -178,7 +178,7 @@ impl Prometheus {
             ("query", query),
             ("start", &start),
             ("end", &end),
-            ("step", "1"),
+            ("step", "3"),
         ];
         let mut data = self.api("query_range", &parameters);
         let Value::Array(mut series) = data["result"].take() else {

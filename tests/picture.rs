@@ -9,6 +9,8 @@ use crate::monitoring::{Prometheus, filled};
 
 /// What one unit of a dashboard's grid is, in pixels.
 const GRID: (f64, f64) = (50.0, 30.0);
+/// What fits into a column of a legend.
+const LETTERS: usize = 34;
 const COLOURS: [&str; 10] = [
     "#73bf69", "#f2cc0c", "#5794f2", "#ff780a", "#b877d9", "#f2495c", "#8ab8ff", "#96d98d",
     "#ffb357", "#ca95e5",
@@ -62,6 +64,14 @@ pub fn draw(prometheus: &Prometheus, dashboard: &Value, file: &PathBuf) {
             _ => {}
         }
     }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("release");
+    let caption = format!(
+        "Linux {}, emulated, for some three minutes. Drawn by zc-profiler's tests from the answers of a real \
+         Prometheus to the dashboard's queries; no screenshot.",
+        release.trim()
+    );
+    text(&mut picture, (12.0, bottom + 14.0), "#8e8e8e", &caption);
+    bottom += 24.0;
     let svg = format!(
         "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 1200 {bottom}' font-family='sans-serif' \
          font-size='12'>\n<rect width='100%' height='100%' fill='#111217'/>\n{picture}</svg>\n"
@@ -251,7 +261,7 @@ fn lines(picture: &mut String, frame: &Frame, panel: &Value, mut series: Vec<Ser
             bottom + 8.0 + LEGEND * ((number / 2) as f64 + 0.7),
         );
         let name = escaped(&one.name);
-        let shown: String = name.chars().take(40).collect();
+        let shown: String = name.chars().take(LETTERS).collect();
         text(
             picture,
             (x, y),

@@ -25,6 +25,9 @@ pub struct Arguments {
     /// How many lab machines run at the same time [default: 2, or 1 if there is but one CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     machines: Option<u16>,
+    /// Have the README's picture drawn anew; goes with `--kernel 6.12 -- a_real_prometheus`
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
     /// Arguments for the end-to-end tests' runner, such as a part of a test's name
     #[arg(last = true, value_name = "TEST ARGS")]
     tests: Vec<String>,
@@ -32,6 +35,9 @@ pub struct Arguments {
 
 /// Shows the table of all kernels.
 const PATHS: &str = "zc-profiler/PATHS.md";
+
+/// What a test draws, beside what it proves.
+const DRAWN: &str = "picture.svg";
 
 const TIMEOUT: Duration = Duration::from_mins(45);
 
@@ -102,6 +108,7 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
         profiler,
         tests,
         filters: &arguments.tests,
+        picture: arguments.picture.as_deref(),
         machines: machines(arguments.machines).min(lab.kernels.len()),
     };
     let (columns, failed) = suite.on_every_kernel();
@@ -172,6 +179,7 @@ struct Suite<'a> {
     profiler: PathBuf,
     tests: Vec<PathBuf>,
     filters: &'a [String],
+    picture: Option<&'a Path>,
     /// How many run at the same time.
     machines: usize,
 }
@@ -229,6 +237,11 @@ impl Suite<'_> {
             }
         }
         *column = matrix::read(&paths)?;
+        let drawn = paths.with_file_name(DRAWN);
+        if let Some(picture) = self.picture.filter(|_| drawn.exists()) {
+            std::fs::copy(&drawn, picture)
+                .with_context(|| format!("cannot write {}", picture.display()))?;
+        }
         match codes.iter().find(|code| **code != 0) {
             Some(code) => bail!("exit code {code}"),
             None => Ok(()),
@@ -240,14 +253,18 @@ impl Suite<'_> {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let mut command = vec![text(program), "--test-threads=1".to_owned()];
         command.extend(self.filters.iter().cloned());
+        let mut environment = vec![
+            ("ZC_PROMTOOL".into(), text(&self.lab.promtool)),
+            ("CARGO_MANIFEST_DIR".into(), text(&package)),
+            (matrix::VARIABLE.into(), text(paths)),
+            (services::VARIABLE.into(), text(&self.services)),
+        ];
+        if self.picture.is_some() {
+            environment.push(("ZC_PICTURE".into(), text(&paths.with_file_name(DRAWN))));
+        }
         let guest = Guest {
             command,
-            environment: vec![
-                ("ZC_PROMTOOL".into(), text(&self.lab.promtool)),
-                ("CARGO_MANIFEST_DIR".into(), text(&package)),
-                (matrix::VARIABLE.into(), text(paths)),
-                (services::VARIABLE.into(), text(&self.services)),
-            ],
+            environment,
             directory: package,
             profiler: &self.profiler,
             input: Input::Nothing,

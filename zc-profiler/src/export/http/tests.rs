@@ -241,12 +241,13 @@ impl Authority {
         (params.signed_by(&key, &self.0).expect("a certificate"), key)
     }
 
-    fn place(&self, directory: &Path) {
+    /// Writes `ca.crt`, and a certificate and a key of this name.
+    fn place(&self, directory: &Path, name: &str) {
         let (certificate, key) = self.vouch();
         for (name, text) in [
-            ("server.crt", certificate.pem()),
-            ("server.key", key.serialize_pem()),
-            ("ca.crt", self.0.pem()),
+            (format!("{name}.crt"), certificate.pem()),
+            (format!("{name}.key"), key.serialize_pem()),
+            ("ca.crt".into(), self.0.pem()),
         ] {
             fs::write(directory.join(name), text).expect("write");
         }
@@ -289,7 +290,7 @@ async fn tls_certificates_and_passwords_keep_others_out_and_are_read_again() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("web.yml");
     let (first, second) = (Authority::new("first"), Authority::new("second"));
-    first.place(directory.path());
+    first.place(directory.path(), "server");
     let tls = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n";
     let hash = bcrypt::hash("open sesame", 4).expect("a hash");
     fs::write(
@@ -332,8 +333,12 @@ async fn tls_certificates_and_passwords_keep_others_out_and_are_read_again() {
         .await
         .expect("an answer");
     assert!(answer.0.starts_with("http/1.1 200"), "{}", answer.0);
-    second.place(directory.path());
-    fs::write(&file, tls).expect("write");
+    fs::write(&file, tls.replace("server.", "new.")).expect("write");
+    let answer = get_by_tls(address, &known, password)
+        .await
+        .expect("an answer");
+    assert!(answer.0.starts_with("http/1.1 200"), "{}", answer.0);
+    second.place(directory.path(), "new");
     let answer = get_by_tls(address, &first.client(None), "").await;
     assert!(answer.is_err(), "the old certificate: {answer:?}");
     let answer = get_by_tls(address, &second.client(None), "").await;
@@ -346,7 +351,7 @@ fn what_cannot_be_served_is_refused_with_its_file() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("web.yml");
     let authority = Authority::new("a");
-    authority.place(directory.path());
+    authority.place(directory.path(), "server");
     let (_, other) = authority.vouch();
     fs::write(directory.path().join("other.key"), other.serialize_pem()).expect("write");
     let tls = "tls_server_config:\n  cert_file: server.crt\n";

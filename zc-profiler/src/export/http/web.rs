@@ -76,27 +76,29 @@ impl Files {
     }
 }
 
-fn load(path: &Path) -> anyhow::Result<State> {
-    let config = WebConfig::read(path)?;
-    let tls = config.tls.as_ref();
-    // Before they are read: what changes meanwhile is seen.
-    let files = Files::of(
-        [path]
-            .into_iter()
-            .chain(tls.iter().flat_map(|tls| tls.files())),
-    );
-    let loaded = Loaded {
-        tls: tls
-            .map(|tls| tls.load().map(Arc::new))
-            .transpose()
-            .map_err(|error| error.context(path.display().to_string()))?,
-        users: Arc::new(Users::new(config.users)),
-        headers: config.headers,
+/// What the file says, and the files to watch, also if it cannot be used yet.
+fn load(path: &Path) -> (Files, anyhow::Result<Loaded>) {
+    // Before each is read: what changes meanwhile is seen.
+    let mut files = Files::of([path].into_iter());
+    let config = match WebConfig::read(path) {
+        Ok(config) => config,
+        Err(error) => return (files, Err(error)),
     };
-    Ok(State {
-        loaded: Arc::new(loaded),
-        files,
-    })
+    let named = config.tls.iter().flat_map(|tls| tls.files());
+    files.0.extend(Files::of(named).0);
+    let loaded = Loaded::of(config).map_err(|error| error.context(path.display().to_string()));
+    (files, loaded)
+}
+
+impl Loaded {
+    fn of(config: WebConfig) -> anyhow::Result<Self> {
+        let tls = config.tls.as_ref().map(|tls| tls.load().map(Arc::new));
+        Ok(Self {
+            tls: tls.transpose()?,
+            users: Arc::new(Users::new(config.users)),
+            headers: config.headers,
+        })
+    }
 }
 
 impl Web {
@@ -109,9 +111,11 @@ impl Web {
         let Some(path) = path else {
             return Ok(Self::default());
         };
+        let (files, loaded) = load(path);
+        let loaded = Arc::new(loaded?);
         Ok(Self {
             path: Some(path.to_owned()),
-            state: Mutex::new(load(path)?),
+            state: Mutex::new(State { loaded, files }),
         })
     }
 
@@ -131,9 +135,11 @@ impl Web {
         if let Some(path) = &self.path
             && state.files.changed()
         {
-            match load(path) {
+            let (files, loaded) = load(path);
+            state.files = files;
+            match loaded {
                 Ok(new) => {
-                    *state = new;
+                    state.loaded = Arc::new(new);
                     log::info!("{} read again", path.display());
                 }
                 Err(error) => log::error!("the web configuration stays as it was: {error:#}"),
