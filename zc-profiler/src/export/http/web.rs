@@ -10,7 +10,7 @@ use std::{
 use axum::http::HeaderMap;
 use tokio_rustls::rustls::ServerConfig;
 
-use super::{auth::Users, web_config::WebConfig};
+use super::{auth::Users, tls, web_config::WebConfig};
 
 /// A web configuration file, or none.
 #[derive(Default)]
@@ -84,7 +84,7 @@ fn load(path: &Path) -> (Files, anyhow::Result<Loaded>) {
         Ok(config) => config,
         Err(error) => return (files, Err(error)),
     };
-    let named = config.tls.iter().flat_map(|tls| tls.files());
+    let named = config.tls.iter().flat_map(tls::Settings::files);
     files.0.extend(Files::of(named).0);
     let loaded = Loaded::of(config).map_err(|error| error.context(path.display().to_string()));
     (files, loaded)
