@@ -17,21 +17,21 @@ use crate::{
 };
 
 /// No multiple of a page, nor of nginx's buffers.
-const BODY: usize = 3_000_017;
-const UNIT: &str = "zc-nginx.service";
+pub const BODY: usize = 3_000_017;
+pub const UNIT: &str = "zc-nginx.service";
 const REQUEST: &[u8] = b"GET /body HTTP/1.0\r\n\r\n";
 
 /// One worker in a unit of its own, with a port for each way to serve.
-struct Nginx {
+pub struct Nginx {
     _service: Service,
-    by_read: SocketAddr,
-    by_sendfile: SocketAddr,
+    pub by_read: SocketAddr,
+    pub by_sendfile: SocketAddr,
     by_tls: SocketAddr,
     _dir: TempDir,
 }
 
 impl Nginx {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let dir = TempDir::new_in("/lab").expect("directory");
         let root = dir.path().to_str().expect("UTF-8");
         fs::write(dir.path().join("body"), vec![7; BODY]).expect("write");
@@ -65,7 +65,7 @@ impl Nginx {
 }
 
 /// The answer to one request: how long its head is, once the body has been checked.
-fn get(address: SocketAddr) -> u64 {
+pub fn get(address: SocketAddr) -> u64 {
     let mut stream = connect(address);
     stream.write_all(REQUEST).expect("send");
     let mut answer = Vec::new();

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    io::{ErrorKind, Read, Write},
+    io::{Read, Write},
     net::TcpStream,
     path::Path,
     process::Command,

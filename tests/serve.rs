@@ -61,6 +61,11 @@ impl Server {
         self.child.id()
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     fn kill(&self, number: i32) {
         // SAFETY: our own child.
         unsafe { libc::kill(self.child.id().cast_signed(), number) };
@@ -187,6 +192,18 @@ fn metrics_count_a_known_workload_and_promtool_is_content() {
     assert!((samples[attached] - 1.0).abs() < f64::EPSILON);
 
     server.judge();
+
+    let (head, body) = server.get("/api/v1/ledger");
+    assert!(head.contains("application/json"), "{head}");
+    let ledger: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    let groups = ledger["groups"].as_array().expect("groups");
+    let of_head = groups
+        .iter()
+        .find(|group| group["comm"] == "head")
+        .expect("head");
+    let bytes = of_head["methods"]["read"]["to_user"]["bytes"].as_f64();
+    assert_eq!(bytes, samples.get(copied).copied(), "as in the metrics");
+    assert_eq!(ledger["evidence"], "measured");
 }
 
 #[test]
@@ -219,6 +236,9 @@ fn it_is_healthy_and_ends_at_once_on_sigterm() {
     let (head, body) = server.get("/healthz");
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert_eq!(body, "ok\n");
+    let (head, body) = server.get("/readyz");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert_eq!(body, "counting\n");
     // A client that never finishes its request must not hold it up.
     let _slow = TcpStream::connect(&server.address).expect("connect");
     assert!(server.signal(libc::SIGTERM).contains("no longer counting"));

@@ -294,7 +294,7 @@ fn the_configuration_is_checked() {
     assert!(ok && stderr.is_empty(), "{stderr}");
     assert_eq!(
         stdout,
-        "listen = \"127.0.0.1:1\"\ngroup_by = \"service\"\nmax_groups = 5\ngrace_seconds = 60\n\
+        "listen = \"127.0.0.1:1\"\nweb_config = \"\"\ngroup_by = \"service\"\nmax_groups = 5\ngrace_seconds = 60\n\
          max_processes = 500\npid = []\ncomm = []\nunit = [\"nginx.service\"]\ncgroup = [\"/a\"]\n",
         "the option before the environment before the file before what is built in"
     );

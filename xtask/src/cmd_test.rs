@@ -25,6 +25,9 @@ pub struct Arguments {
     /// How many lab machines run at the same time [default: 2, or 1 if there is but one CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     machines: Option<u16>,
+    /// Have the README's picture drawn anew; goes with `--kernel 6.12 -- a_real_prometheus`
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
     /// Arguments for the end-to-end tests' runner, such as a part of a test's name
     #[arg(last = true, value_name = "TEST ARGS")]
     tests: Vec<String>,
@@ -32,6 +35,9 @@ pub struct Arguments {
 
 /// Shows the table of all kernels.
 const PATHS: &str = "zc-profiler/PATHS.md";
+
+/// What a test draws, beside what it proves.
+const DRAWN: &str = "picture.svg";
 
 const TIMEOUT: Duration = Duration::from_mins(45);
 
@@ -56,6 +62,21 @@ const CARGO_STEPS: [&[&str]; 3] = [
     ],
 ];
 
+/// What is shipped for Prometheus, and what promtool has to say of it.
+const PROMETHEUS: &str = "zc-profiler/deploy/prometheus";
+const PROMTOOL_CHECKS: [&[&str]; 3] = [
+    &["check", "config", "prometheus.yml"],
+    &[
+        "check",
+        "rules",
+        "--lint=all",
+        "--lint-fatal",
+        "recording.yml",
+        "alerts.yml",
+    ],
+    &["test", "rules", "tests.yml"],
+];
+
 pub fn run(arguments: &Arguments) -> Result<i32> {
     let start = Instant::now();
     let lab = setup::prepare(&arguments.kernels.or(kernels::ALL)?)?;
@@ -71,6 +92,13 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
             command::run(&mut ebpf_clippy(&lab))
         })?;
     }
+    step("Prometheus' own checks of its rules", || {
+        PROMTOOL_CHECKS.iter().try_for_each(|words| {
+            let directory = artifacts::root().join(PROMETHEUS);
+            let mut promtool = Command::new(&lab.promtool);
+            command::run(promtool.args(*words).current_dir(directory))
+        })
+    })?;
     let (profiler, tests) = step("build of the end-to-end tests", || {
         Ok((artifacts::profiler()?, artifacts::end_to_end_tests()?))
     })?;
@@ -88,6 +116,7 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
         profiler,
         tests,
         filters: &arguments.tests,
+        picture: arguments.picture.as_deref(),
         machines: machines(arguments.machines).min(lab.kernels.len()),
     };
     let (columns, failed) = suite.on_every_kernel();
@@ -188,6 +217,7 @@ struct Suite<'a> {
     profiler: PathBuf,
     tests: Vec<PathBuf>,
     filters: &'a [String],
+    picture: Option<&'a Path>,
     /// How many run at the same time.
     machines: usize,
 }
@@ -252,6 +282,11 @@ impl Suite<'_> {
             }
         }
         *column = matrix::read(&paths)?;
+        let drawn = paths.with_file_name(DRAWN);
+        if let Some(picture) = self.picture.filter(|_| drawn.exists()) {
+            std::fs::copy(&drawn, picture)
+                .with_context(|| format!("cannot write {}", picture.display()))?;
+        }
         match codes.iter().find(|code| **code != 0) {
             Some(code) => bail!("exit code {code}"),
             None => Ok(()),
@@ -279,6 +314,9 @@ impl Suite<'_> {
             command.push("--ignored".into());
             environment.push(("ZC_PACKAGE".into(), text(&installation.package)));
             environment.push((packaging::VARIABLE.into(), text(&installation.tools)));
+        }
+        if self.picture.is_some() {
+            environment.push(("ZC_PICTURE".into(), text(&paths.with_file_name(DRAWN))));
         }
         let guest = Guest {
             command,

@@ -22,6 +22,7 @@ pub const DEFAULT_FILE: &str = "/etc/zc-profiler/config.toml";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct File {
     pub listen: Option<String>,
+    pub web_config: Option<PathBuf>,
     pub group_by: Option<GroupBy>,
     pub max_groups: Option<u32>,
     pub grace_seconds: Option<u64>,
@@ -44,6 +45,13 @@ const KEYS: &[Key] = &[
         take: |file, value| {
             let text = value.as_str().filter(|text| text.contains(':'));
             file.listen = Some(text.ok_or("must be \"ADDRESS:PORT\"")?.into());
+            Ok(())
+        },
+    },
+    Key {
+        name: "web_config",
+        take: |file, value| {
+            file.web_config = Some(text(value).ok_or("must be a path")?.into());
             Ok(())
         },
     },
@@ -226,6 +234,7 @@ enum Command {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Command::Check(args) = &args.command;
     let settings = args.settings()?;
+    settings.check_web_config()?;
     let mut text = String::new();
     for (key, value) in settings.shown() {
         writeln!(text, "{key} = {value}")?;
@@ -242,10 +251,11 @@ mod tests {
 
     #[test]
     fn every_key_is_taken() {
-        let text = "listen = \"[::1]:9000\"\ngroup_by = \"process\"\nmax_groups = 7\ngrace_seconds = 0\n\
+        let text = "listen = \"[::1]:9000\"\nweb_config = \"/web.yml\"\ngroup_by = \"process\"\nmax_groups = 7\ngrace_seconds = 0\n\
              max_processes = 500\npid = [7, 8]\ncomm = [\"redis-server\"]\nunit = [\"nginx\", \"a.scope\"]\ncgroup = []\n";
         let file = File {
             listen: Some("[::1]:9000".into()),
+            web_config: Some("/web.yml".into()),
             group_by: Some(GroupBy::Process),
             max_groups: Some(7),
             grace_seconds: Some(0),

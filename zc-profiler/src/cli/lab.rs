@@ -234,7 +234,9 @@ fn serve(listener: TcpListener, accounts: Arc<Accounts>) -> anyhow::Result<()> {
         .build()
         .context("starting the runtime")?;
     thread::spawn(move || {
-        if let Err(error) = runtime.block_on(http::serve(listener, accounts, future::pending())) {
+        let (web, limits) = (http::Web::default(), http::Limits::default());
+        let serving = http::serve(listener, accounts, web, limits, future::pending());
+        if let Err(error) = runtime.block_on(serving) {
             log::error!("metrics: {error}");
         }
     });

@@ -1,6 +1,11 @@
 //! `zc-profiler serve`.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::ValueEnum;
@@ -10,7 +15,7 @@ use super::config;
 use crate::{
     Accounts, Options, Profiler, Scope,
     calibration::{self, Plan, Verdict},
-    export::http,
+    export::http::{self, Limits, Web},
     identity::Service,
     kernel,
     ledger::{GroupBy, Grouping},
@@ -30,9 +35,14 @@ pub struct Args {
     /// The configuration file [default: /etc/zc-profiler/config.toml, if there is one]
     #[arg(long, value_name = "FILE", env = "ZC_PROFILER_CONFIG")]
     config: Option<PathBuf>,
-    /// Where to serve /metrics and /healthz [default: 127.0.0.1:9464; in the file: listen]
+    /// Where to serve /metrics, /api/v1/ledger, /healthz and /readyz [default: 127.0.0.1:9464; in the file: listen]
     #[arg(long, value_name = "ADDR", env = "ZC_PROFILER_LISTEN")]
     listen: Option<String>,
+    /// TLS, client certificates and passwords of the endpoint: a file in the form that Prometheus'
+    /// exporters share. It, and those that it names, are read again as soon as they change [in the file:
+    /// `web_config`]
+    #[arg(long, value_name = "FILE", env = "ZC_PROFILER_WEB_CONFIG")]
+    web_config: Option<PathBuf>,
     /// Sum processes by service (systemd unit or container, else command name), by process or by
     /// command name [default: service; in the file: `group_by`]
     #[arg(long, value_enum, value_name = "WHAT", env = "ZC_PROFILER_GROUP_BY")]
@@ -86,6 +96,7 @@ pub struct Args {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     listen: String,
+    web_config: Option<PathBuf>,
     grouping: Grouping,
     max_processes: u32,
     filter: Filter,
@@ -105,6 +116,11 @@ impl Args {
         let grace = self.grace_seconds.or(file.grace_seconds);
         Settings {
             listen: listen.unwrap_or_else(|| "127.0.0.1:9464".into()),
+            web_config: self
+                .web_config
+                .clone()
+                .or(file.web_config)
+                .filter(|path| !path.as_os_str().is_empty()),
             grouping: Grouping {
                 by: self.group_by.or(file.group_by).unwrap_or(built_in.by),
                 max: max.map_or(built_in.max, |max| max as usize),
@@ -143,11 +159,26 @@ pub fn unit_name(text: &str) -> Result<String, String> {
 }
 
 impl Settings {
+    /// What is wrong with the web configuration, if there is one.
+    pub fn check_web_config(&self) -> anyhow::Result<()> {
+        Web::open(self.web_config.as_deref()).map(drop)
+    }
+
     /// As the file would say it.
     pub fn shown(&self) -> Vec<(&'static str, String)> {
         let by = self.grouping.by.to_possible_value();
         vec![
             ("listen", format!("{:?}", self.listen)),
+            (
+                "web_config",
+                format!(
+                    "\"{}\"",
+                    self.web_config
+                        .as_deref()
+                        .unwrap_or(Path::new(""))
+                        .display()
+                ),
+            ),
             (
                 "group_by",
                 format!("{:?}", by.as_ref().map_or("", |by| by.get_name())),
@@ -165,6 +196,7 @@ impl Settings {
 
 pub fn run(args: Args, options: Options) -> anyhow::Result<ExitCode> {
     let settings = args.settings()?;
+    let web = Web::open(settings.web_config.as_deref())?;
     let listener = http::bind(&settings.listen)?;
     let address = listener.local_addr()?;
     let scope = if settings.filter.is_empty() {
@@ -209,9 +241,10 @@ pub fn run(args: Args, options: Options) -> anyhow::Result<ExitCode> {
         tokio::spawn(retire(Arc::clone(&accounts)));
         tokio::spawn(reload(hangup, args, settings, Arc::clone(&accounts)));
         eprintln!(
-            "zc-profiler: counting; capabilities kept: {kept}; metrics: http://{address}/metrics"
+            "zc-profiler: counting; capabilities kept: {kept}; metrics: {}://{address}/metrics",
+            web.scheme()
         );
-        http::serve(listener, accounts, stop).await
+        http::serve(listener, accounts, web, Limits::default(), stop).await
     })?;
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
@@ -233,9 +266,9 @@ async fn reload(mut hangup: Signal, args: Args, mut settings: Settings, accounts
             log::error!("the configuration stays as it was: {error}");
             continue;
         }
-        if new.listen != settings.listen {
+        if new.listen != settings.listen || new.web_config != settings.web_config {
             log::warn!(
-                "still at {}: another address needs a restart",
+                "still at {}: another address or web configuration needs a restart",
                 settings.listen
             );
         }
@@ -321,12 +354,14 @@ mod tests {
             max_groups: Some(7),
             grace_seconds: Some(9),
             max_processes: Some(600),
+            web_config: Some("/web.yml".into()),
             unit: Some(vec!["redis.service".into()]),
             cgroup: Some(vec!["/a".into()]),
             ..config::File::default()
         };
         let expected = [
             ("listen", "\"127.0.0.1:9464\""),
+            ("web_config", "\"/web.yml\""),
             ("group_by", "\"service\""),
             ("max_groups", "5"),
             ("grace_seconds", "9"),

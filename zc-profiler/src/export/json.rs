@@ -1,6 +1,7 @@
 //! JSON documents, for machines.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -9,7 +10,10 @@ use std::{
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::ledger::{Counters, Process};
+use crate::{
+    Accounts,
+    ledger::{Counters, Name, Process},
+};
 
 /// What `stat --json` writes.
 #[derive(Debug, Serialize)]
@@ -24,6 +28,45 @@ pub struct Stat<'a> {
     pub processes: &'a [Process],
     /// Their sum.
     pub total: &'a Counters,
+}
+
+/// What `/api/v1/ledger` shows.
+#[derive(Debug, Serialize)]
+struct Ledger<'a> {
+    kernel: &'a str,
+    /// `measured` or `derived`.
+    evidence: &'a str,
+    groups: Vec<Group<'a>>,
+    /// What could not be counted where it belongs, by reason.
+    dropped: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Group<'a> {
+    #[serde(flatten)]
+    name: Name,
+    #[serde(flatten)]
+    counters: &'a Counters,
+}
+
+/// Reads the ledger, by groups.
+///
+/// # Errors
+///
+/// If the ledger cannot be read.
+pub fn ledger(accounts: &Accounts) -> anyhow::Result<String> {
+    let profiler = accounts.profiler();
+    let text = accounts.show(|snapshot, groups| {
+        let turned_away = ("group_limit", groups.turned_away());
+        let group = |(name, counters)| Group { name, counters };
+        serde_json::to_string(&Ledger {
+            kernel: profiler.kernel(),
+            evidence: profiler.evidence().name(),
+            groups: groups.iter().map(group).collect(),
+            dropped: snapshot.losses().chain([turned_away]).collect(),
+        })
+    })?;
+    Ok(text? + "\n")
 }
 
 /// Writes a document to a file, `-` for standard output; whole or not at all.

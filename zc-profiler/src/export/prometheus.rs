@@ -21,8 +21,8 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 type Sample = (Vec<&'static str>, u64);
 
 /// A counter of each group of processes: its name, help and own labels, and its samples.
-struct Family {
-    name: &'static str,
+pub(super) struct Family {
+    pub(super) name: &'static str,
     help: &'static str,
     labels: &'static [&'static str],
     /// Whether it tells of copies, so that it must say if they are derived.
@@ -30,7 +30,7 @@ struct Family {
     samples: fn(&Counters) -> Vec<Sample>,
 }
 
-const FAMILIES: &[Family] = &[
+pub(super) const FAMILIES: &[Family] = &[
     Family {
         name: "zc_calls_total",
         help: "System calls that returned.",

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::Serialize;
 use zc_profiler_ebpf::ProcessKey;
 
 use super::{Counters, Process};
@@ -49,15 +50,19 @@ impl Default for Grouping {
 }
 
 /// The labels of a group; those that are empty are left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Name {
     /// The command name.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub comm: String,
     /// The thread group id.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub pid: String,
     /// The systemd unit.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub unit: String,
     /// The container's name, else its id.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub container: String,
 }
 
