@@ -15,7 +15,7 @@ fn main() -> anyhow::Result<()> {
     let directory = directory.context("usage: documents DIRECTORY")?;
     let pages = directory.join("man");
     fs::create_dir_all(&pages).with_context(|| format!("cannot create {}", pages.display()))?;
-    let command = visible(Cli::command());
+    let command = visible(&Cli::command());
     for shell in SHELLS {
         let file = generate_to(shell, &mut command.clone(), command.get_name(), &directory)?;
         // For bash, the generator spells the hyphen of a program's name in two ways, so that no subcommand's
@@ -28,7 +28,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// Without the subcommands that it starts itself by: completions would offer them.
-fn visible(full: Command) -> Command {
+fn visible(full: &Command) -> Command {
     let subcommands = full
         .get_subcommands()
         .filter(|command| !command.is_hide_set());
