@@ -14,6 +14,7 @@ mod io_uring;
 mod iterators;
 mod lab_tables;
 mod memory;
+mod mid_copy;
 mod network;
 mod nginx;
 mod privileges;
