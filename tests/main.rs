@@ -31,4 +31,5 @@ mod support;
 mod switches;
 mod veth;
 mod ways;
+mod wrk;
 mod xfs;
