@@ -17,6 +17,7 @@ mod memory;
 mod mid_copy;
 mod network;
 mod nginx;
+mod postgres;
 mod privileges;
 mod processes;
 mod proof;
