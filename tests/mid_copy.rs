@@ -21,8 +21,8 @@ use crate::{
     support::{Child, ok, profiler, shared, without_copy_on_write},
 };
 
-/// More than any pipe or socket here takes while nobody reads.
-const WHOLE: usize = 32 << 20;
+/// More than a pipe takes while nobody reads.
+const WHOLE: usize = 1 << 20;
 /// What a pipe holds.
 const FULL: usize = 65_536;
 /// What a child or a new program writes.

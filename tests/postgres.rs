@@ -1,4 +1,4 @@
-//! PostgreSQL, as Debian has it: a sequential scan copies every block once, cold as warm, and the disk
+//! `PostgreSQL`, as Debian has it: a sequential scan copies every block once, cold as warm, and the disk
 //! delivers it when it is cold only.
 
 use std::{
@@ -31,7 +31,7 @@ fn libraries() -> String {
         .join(":")
 }
 
-/// PostgreSQL refuses to be root, but whoever else it is must be able to reach its programs, wherever the
+/// `PostgreSQL` refuses to be root, but whoever else it is must be able to reach its programs, wherever the
 /// cache is: so it is root still, and does not know.
 const NOT_ROOT: [&str; 3] = ["--user", "--map-user=65534", "--map-group=65534"];
 

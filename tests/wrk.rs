@@ -150,27 +150,27 @@ pub fn many_connections(server: &Server) {
         let whole = nginx.ask();
         nginx.wait_for_nobody_else();
         let counted = Counted::between(&before.0, &server.samples(), &unit);
-        let (earlier, served) = (before.1, Served::read(&nginx.log));
-        assert!(whole > 0, "{served:?}");
+        let (earlier, answered) = (before.1, Served::read(&nginx.log));
+        assert!(whole > 0, "{answered:?}");
         // Each connection may have been cut in an answer.
-        let cut = served.bodies - whole;
-        assert!(cut <= CONNECTIONS, "{whole} of {served:?}");
-        let sent = served.sent - earlier.sent;
+        let cut = answered.bodies - whole;
+        assert!(cut <= CONNECTIONS, "{whole} of {answered:?}");
+        let sent = answered.sent - earlier.sent;
         let (read, written) = if sendfile == "on" {
-            (0, sent - served.body_bytes)
+            (0, sent - answered.body_bytes)
         } else {
-            (served.bodies * BODY, sent)
+            (answered.bodies * BODY, sent)
         };
         counted.expect(&[
-            ("recv", "to_user", served.asked - earlier.asked),
+            ("recv", "to_user", answered.asked - earlier.asked),
             ("read", "to_user", read),
-            ("write", "from_user", written + served.log - earlier.log),
+            ("write", "from_user", written + answered.log - earlier.log),
         ]);
         let passed = if sendfile == "on" {
-            served.body_bytes
+            answered.body_bytes
         } else {
             0
         };
-        assert_eq!(counted.zero_copy("sendfile"), passed, "{served:?}");
+        assert_eq!(counted.zero_copy("sendfile"), passed, "{answered:?}");
     }
 }
