@@ -45,11 +45,21 @@ fn write(fd: RawFd, bytes: usize) -> isize {
     unsafe { libc::write(fd, buffer.as_ptr().cast(), bytes) }
 }
 
+/// What a pipe or socket has got and nobody has read.
 fn unread(fd: RawFd) -> usize {
-    let mut bytes = 0;
+    queued(fd, libc::FIONREAD)
+}
+
+/// What a socket has sent and the other has not got.
+fn under_way(fd: RawFd) -> usize {
+    queued(fd, libc::TIOCOUTQ)
+}
+
+fn queued(fd: RawFd, which: libc::Ioctl) -> usize {
+    let mut bytes: libc::c_int = 0;
     // SAFETY: the number is writable.
-    let result = unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut bytes) };
-    assert_eq!(result, 0, "FIONREAD");
+    let result = unsafe { libc::ioctl(fd, which, &raw mut bytes) };
+    assert_eq!(result, 0, "ioctl {which:#x}");
     usize::try_from(bytes).expect("a number of bytes")
 }
 
@@ -265,7 +275,9 @@ fn a_receiver_killed_in_the_middle_of_a_copy_has_got_what_was_sent() {
         unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), flags) };
     });
     assert_eq!(ok("write", write(sender.as_raw_fd(), MORE)), MORE);
-    wait_until("all was received", &child, || unread(fd) == 0);
+    wait_until("all was received", &child, || {
+        under_way(sender.as_raw_fd()) == 0 && unread(fd) == 0
+    });
     // SAFETY: our own child.
     assert_eq!(unsafe { libc::kill(child.pid, libc::SIGKILL) }, 0);
     wait_for_end(&child);
