@@ -122,7 +122,7 @@ fn a_filter_of_what_is_not_there_is_one_line() {
     }
 }
 
-const CHUNK: u32 = 4096;
+pub const CHUNK: u32 = 4096;
 
 /// Reads a file chunk by chunk until told otherwise, and says how many chunks it has read.
 pub struct Load {

