@@ -122,19 +122,19 @@ fn a_filter_of_what_is_not_there_is_one_line() {
     }
 }
 
-const CHUNK: u32 = 4096;
+pub const CHUNK: u32 = 4096;
 
 /// Reads a file chunk by chunk until told otherwise, and says how many chunks it has read.
-struct Load {
-    child: Child,
+pub struct Load {
+    pub child: Child,
     go_on: &'static AtomicU64,
     chunks: &'static AtomicU64,
-    name: &'static str,
+    pub name: &'static str,
 }
 
 impl Load {
     /// Stands before its work. With children, every chunk is read by one of its own.
-    fn new(name: &'static str, source: &str, with_children: bool) -> Self {
+    pub fn new(name: &'static str, source: &str, with_children: bool) -> Self {
         let (go_on, chunks) = (shared(), shared());
         go_on.store(1, Ordering::SeqCst);
         let path = source.to_owned();
@@ -146,6 +146,8 @@ impl Load {
                 let mut chunk = [0; CHUNK as usize];
                 let mut file = File::open(&path).expect("open");
                 file.read_exact(&mut chunk).expect("read");
+                // What `source` writes.
+                assert_eq!(chunk, [1; CHUNK as usize]);
             };
             while go_on.load(Ordering::SeqCst) != 0 {
                 if with_children {
@@ -165,12 +167,12 @@ impl Load {
         }
     }
 
-    fn read_so_far(&self) -> u64 {
+    pub fn read_so_far(&self) -> u64 {
         self.chunks.load(Ordering::SeqCst)
     }
 
     /// Returns when it has read some chunks more.
-    fn wait_for_more(&self) {
+    pub fn wait_for_more(&self) {
         let before = self.read_so_far();
         while self.read_so_far() < before + 3 {
             std::thread::yield_now();
@@ -178,20 +180,20 @@ impl Load {
     }
 
     /// Has it stop, and says how many bytes it read in all.
-    fn stopped(&self) -> f64 {
+    pub fn stopped(&self) -> f64 {
         self.go_on.store(0, Ordering::SeqCst);
         self.child.wait_stopped();
         let bytes = self.read_so_far() * u64::from(CHUNK);
         f64::from(u32::try_from(bytes).expect("little"))
     }
 
-    fn counted(&self, server: &Server) -> f64 {
+    pub fn counted(&self, server: &Server) -> f64 {
         let name = self.name;
         let series = format!(r#"zc_payload_bytes_total{{comm="{name}",method="read"}}"#);
         server.samples().get(&series).copied().unwrap_or(0.0)
     }
 
-    fn end(&self) {
+    pub fn end(&self) {
         self.child.go_on();
         self.child.wait_exited();
     }

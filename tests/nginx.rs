@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::{
     proof::{Counted, Service, connect, free_addresses, program},
     serve::Server,
+    wrk::many_connections,
 };
 
 /// No multiple of a page, nor of nginx's buffers.
@@ -218,4 +219,7 @@ fn nginx_copies_twice_by_read_and_heads_only_by_sendfile() {
         ("write", "from_user", wire.1),
     ]);
     assert_eq!(counted.zero_copy("sendfile"), 0);
+
+    // Under load, with the same agent.
+    many_connections(&server);
 }

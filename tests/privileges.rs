@@ -8,7 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{command_line::PROGRAM, serve::Server};
+use crate::{
+    command_line::PROGRAM,
+    filters::{CHUNK, Load},
+    serve::Server,
+    services::{exact, source},
+};
 
 const CAP_BPF: u32 = 39;
 
@@ -87,9 +92,9 @@ fn keeps_one_capability(server: &Server, least_threads: usize) {
 }
 
 #[test]
-fn a_killed_agent_leaves_nothing_behind() {
+fn an_agent_killed_under_load_leaves_nothing_behind_and_another_counts_at_once() {
     let before = objects();
-    let mut server = Server::start();
+    let mut server = Server::start_with(&["--group-by", "comm"]);
     let during = objects();
     for (before, during) in before.iter().zip(&during) {
         assert!(
@@ -97,9 +102,63 @@ fn a_killed_agent_leaves_nothing_behind() {
             "nothing to leave behind"
         );
     }
+    let source = source("killed-source");
+    let [load, with_children] = [
+        Load::new("zc-load", &source, false),
+        Load::new("zc-parent", &source, true),
+    ];
+    for load in [&load, &with_children] {
+        // Where there is one CPU, agents would take three times as long to start.
+        let pid = load.child.pid.cast_unsigned();
+        // SAFETY: takes no pointer.
+        let nice = unsafe { libc::setpriority(libc::PRIO_PROCESS, pid, 19) };
+        assert_eq!(nice, 0, "setpriority");
+        load.child.go_on();
+        load.wait_for_more();
+    }
+    assert!(load.counted(&server) > 0.0);
     let status = server.end(libc::SIGKILL);
     assert_eq!(status.signal(), Some(libc::SIGKILL));
+
+    // While the kernel still takes the first one's probes down.
+    let mut server = Server::start_with(&["--group-by", "comm"]);
+    for load in [&load, &with_children] {
+        load.wait_for_more();
+    }
+    let later = Load::new("zc-later", &source, true);
+    // What it has read of its own memory goes to its name so far.
+    server.samples();
+    later.child.go_on();
+    later.wait_for_more();
+    let bytes = later.stopped();
+    assert!(
+        exact(later.counted(&server), bytes),
+        "{bytes} from birth on"
+    );
+    for load in [&load, &with_children] {
+        let (bytes, counted) = (load.stopped(), load.counted(&server));
+        assert!(counted > 0.0 && counted < bytes, "{counted} of {bytes}");
+        let name = load.name;
+        let copied =
+            format!(r#"zc_copied_bytes_total{{comm="{name}",direction="to_user",method="read"}}"#);
+        let samples = server.samples();
+        // Kernels that preempt inside programs may skip some, but never in silence.
+        let skipped = samples[r#"zc_dropped_total{reason="skipped_runs"}"#];
+        let copied = samples[&copied];
+        let apart = (counted - copied).abs() / f64::from(CHUNK);
+        // One was perhaps between its copy and its end when the agent began to count.
+        assert!(
+            apart <= skipped + 1.0,
+            "{copied} copied of {counted}, {skipped} skipped"
+        );
+    }
+    // Each has compared what it read.
+    for load in [&load, &with_children, &later] {
+        load.end();
+    }
+    server.end(libc::SIGKILL);
     wait_for_nothing_but(&before);
+    fs::remove_file(source).expect("unlink");
 }
 
 pub fn wait_for_nothing_but(before: &[BTreeSet<u32>; 3]) {

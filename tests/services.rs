@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::{serve::Server, support::Child};
+use crate::{proof::Counted, serve::Server, support::Child};
 
 const ROOT: &str = "/sys/fs/cgroup";
 const CONTAINER: &str = "7eb263389e5eea068ad3d0c208ea4dd02ba86fa0b2ebd44f63adc391351fba6d";
@@ -105,6 +105,47 @@ fn services_are_told_apart_by_their_cgroups() {
         "{of_unit} is not four times {of_container}"
     );
     fs::remove_file(path).expect("unlink");
+    a_pipeline_is_a_service(&server);
+}
+
+/// Three programs and a shell in one unit: their sum, with the same agent.
+fn a_pipeline_is_a_service(server: &Server) {
+    const UNIT: &str = "zc-pipeline.service";
+    const LENGTH: usize = 3_000_017;
+    let unit = Cgroup::new(&format!("system.slice/{UNIT}"));
+    let dir = tempfile::tempdir_in("/lab").expect("tempdir");
+    let [source, target] = ["source", "target"].map(|name| dir.path().join(name));
+    let script = format!(
+        "cat {} | gzip -1 -n | cat > {}",
+        source.display(),
+        target.display()
+    );
+    let run = |content: &[u8]| {
+        fs::write(&source, content).expect("write");
+        let before = server.samples();
+        unit.run("sh", &["-c", &script]);
+        let after = server.samples();
+        for comm in ["cat", "gzip"] {
+            let series = format!(r#"zc_calls_total{{comm="{comm}",method="read"}}"#);
+            assert_eq!(after.get(&series), None, "it belongs to the unit");
+        }
+        let counted = Counted::between(&before, &after, UNIT);
+        (counted, fs::metadata(&target).expect("metadata").len())
+    };
+    // With nothing to pass on, they read what is in their programs and libraries.
+    let (start, packed_nothing) = run(&[]);
+    let start = start.copied("read", "to_user") - packed_nothing;
+    // Bytes that hardly can be packed.
+    let content: Vec<u8> = (0..LENGTH as u64)
+        .map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as u8)
+        .collect();
+    let (counted, packed) = run(&content);
+    let length = LENGTH as u64;
+    assert!(packed > packed_nothing && packed < length, "{packed}");
+    counted.expect(&[
+        ("read", "to_user", start + 2 * length + packed),
+        ("write", "from_user", length + 2 * packed),
+    ]);
 }
 
 #[test]

@@ -20,6 +20,10 @@ use crate::kernel::Task;
 #[map]
 static PROCESSES: HashMap<ProcessKey, ProcessCounters> = HashMap::with_max_entries(1, 0);
 
+/// How many entries were made in it.
+#[map]
+static CREATED: Array<u64> = Array::with_max_entries(1, 0);
+
 /// One entry of zeros: a new process's counters do not fit a program's stack.
 #[map]
 static ZEROS: Array<ProcessCounters> = Array::with_max_entries(1, 0);
@@ -27,7 +31,8 @@ static ZEROS: Array<ProcessCounters> = Array::with_max_entries(1, 0);
 #[map]
 static DROPPED: Array<u64> = Array::with_max_entries(Dropped::ALL.len() as u32, 0);
 
-/// Tickets of user space's for processes that had an entry without them.
+/// Tickets of user space's for processes that had an entry without them, and under a filter those of
+/// processes that there is no room for, which are counted as [`ProcessKey::OVERFLOW`].
 #[map]
 static PASSES: HashMap<ProcessKey, u64> = HashMap::with_max_entries(1, 0);
 
@@ -70,7 +75,11 @@ pub fn of(task: Task) -> Option<Entry> {
     let key = task.process();
     match PROCESSES.get_ptr_mut(&key) {
         Some(counters) => let_in(&key, Entry(counters)),
-        None if filtered() => None,
+        None if filtered() => {
+            let entry = without_room(&key)?;
+            dropped(Dropped::ProcessMapFull, 1);
+            Some(entry)
+        }
         None => create(&key, task),
     }
 }
@@ -91,6 +100,30 @@ fn passes(key: &ProcessKey) -> u64 {
         .map_or(0, |tickets| unsafe { tickets.read_volatile() })
 }
 
+/// What counts a process of a filter's that has no entry: nothing, or [`ProcessKey::OVERFLOW`] if there
+/// was no room for it. As long as there was for all, that costs no look-up in a hash.
+#[inline(always)]
+fn without_room(key: &ProcessKey) -> Option<Entry> {
+    if passes_without_room(key) & live() == 0 {
+        return None;
+    }
+    overflow()
+}
+
+#[inline(always)]
+fn passes_without_room(key: &ProcessKey) -> u64 {
+    // SAFETY: an aligned word of a live map value.
+    let full = DROPPED
+        .get_ptr(Dropped::ProcessMapFull as u32)
+        .is_some_and(|count| unsafe { count.read_volatile() } != 0);
+    if full { passes(key) } else { 0 }
+}
+
+#[inline(always)]
+fn overflow() -> Option<Entry> {
+    PROCESSES.get_ptr_mut(&ProcessKey::OVERFLOW).map(Entry)
+}
+
 /// The entry of a task's process, if there is one, whether it is counted or not.
 #[inline(always)]
 pub fn existing(task: Task) -> Option<Entry> {
@@ -103,8 +136,29 @@ pub fn existing_or_wanted(task: Task, tickets: u64) -> Option<Entry> {
     let key = task.process();
     match PROCESSES.get_ptr_mut(&key) {
         Some(counters) => Some(Entry(counters)),
-        None if tickets & live() != 0 => create(&key, task),
+        None if tickets & live() != 0 => create_wanted(&key, task, tickets),
         None => None,
+    }
+}
+
+/// Makes a process known that these tickets let in; if there is no room, what it does is counted as
+/// [`ProcessKey::OVERFLOW`]'s until it ends.
+#[inline(always)]
+pub fn create_wanted(key: &ProcessKey, task: Task, tickets: u64) -> Option<Entry> {
+    let entry = insert(key, task);
+    if entry.is_none() {
+        dropped(Dropped::ProcessMapFull, 1);
+        let _ = PASSES.insert(key, &tickets, 0);
+    }
+    entry
+}
+
+/// Forgets a process that ends, if there was no room for it; user space sees to all others.
+#[inline(always)]
+pub fn forget_without_room(task: Task) {
+    let key = task.process();
+    if passes_without_room(&key) != 0 {
+        let _ = PASSES.remove(&key);
     }
 }
 
@@ -112,16 +166,19 @@ pub fn existing_or_wanted(task: Task, tickets: u64) -> Option<Entry> {
 #[inline(always)]
 pub fn tickets(task: Task) -> u64 {
     let key = task.process();
-    PROCESSES
-        .get_ptr_mut(&key)
-        .map_or(0, |counters| Entry(counters).own_tickets() | passes(&key))
+    match PROCESSES.get_ptr_mut(&key) {
+        Some(counters) => Entry(counters).own_tickets() | passes(&key),
+        None => passes_without_room(&key),
+    }
 }
 
 /// The entry of a process by its key, if there is one; `None` if a filter leaves it out.
 #[inline(always)]
 pub fn at(key: &ProcessKey) -> Option<Entry> {
-    let counters = PROCESSES.get_ptr_mut(key)?;
-    let_in(key, Entry(counters))
+    match PROCESSES.get_ptr_mut(key) {
+        Some(counters) => let_in(key, Entry(counters)),
+        None => without_room(key),
+    }
 }
 
 /// The entry of the pseudo-process `kernel`; `None` under a filter.
@@ -135,19 +192,29 @@ pub fn kernel() -> Option<Entry> {
 
 /// Makes a task's process known, or falls back to the overflow entry if the map is full.
 #[inline(always)]
-pub fn create(key: &ProcessKey, task: Task) -> Option<Entry> {
-    if let Some(zeros) = ZEROS.get(0) {
-        // Another CPU may make it first, which is as good: the look-up below decides.
-        let _ = PROCESSES.insert(key, zeros, BPF_NOEXIST.into());
-    }
-    if let Some(counters) = PROCESSES.get_ptr_mut(key) {
-        let entry = Entry(counters);
-        entry.set_comm(task.leader().comm_address());
-        entry.set_cgroup(task.leader());
-        return Some(entry);
+fn create(key: &ProcessKey, task: Task) -> Option<Entry> {
+    let entry = insert(key, task);
+    if entry.is_some() {
+        return entry;
     }
     dropped(Dropped::ProcessMapFull, 1);
-    PROCESSES.get_ptr_mut(&ProcessKey::OVERFLOW).map(Entry)
+    overflow()
+}
+
+/// Makes a task's process known, unless the map is full.
+#[inline(always)]
+fn insert(key: &ProcessKey, task: Task) -> Option<Entry> {
+    // Another CPU may make it first, which is as good: the look-up below decides.
+    if let Some(zeros) = ZEROS.get(0)
+        && PROCESSES.insert(key, zeros, BPF_NOEXIST.into()).is_ok()
+        && let Some(created) = CREATED.get_ptr_mut(0)
+    {
+        add(created, 1);
+    }
+    let entry = Entry(PROCESSES.get_ptr_mut(key)?);
+    entry.set_comm(task.leader().comm_address());
+    entry.set_cgroup(task.leader());
+    Some(entry)
 }
 
 #[inline(always)]

@@ -56,11 +56,12 @@ fn switch(ctx: &BtfTracePointContext, state: u32) {
         }
     }
     // Whom a filter does not count any more goes too.
-    if state & TASK_DEAD != 0
-        && previous.group_is_dead()
-        && let Some(entry) = process::existing(previous)
-    {
-        entry.set_exited();
+    if state & TASK_DEAD != 0 && previous.group_is_dead() {
+        match process::existing(previous) {
+            Some(entry) => entry.set_exited(),
+            // Switches of its other threads, on their last steps, are nobody's then.
+            None => process::forget_without_room(previous),
+        }
     }
 }
 
@@ -76,9 +77,10 @@ tracepoint_program! {
         if process::live() != EVERYBODY {
             let inherited = process::tickets(parent);
             let of_cgroup = filter::tickets_of_cgroup(child);
-            if (inherited | of_cgroup) & process::live() != 0 {
+            let tickets = inherited | of_cgroup;
+            if tickets & process::live() != 0 {
                 let key = child.process();
-                if let Some(entry) = process::create(&key, child) {
+                if let Some(entry) = process::create_wanted(&key, child, tickets) {
                     entry.add_tickets(inherited);
                     entry.add_cgroup_tickets(of_cgroup);
                 }

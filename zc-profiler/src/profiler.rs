@@ -117,6 +117,15 @@ impl Profiler {
         Ok(snapshot)
     }
 
+    /// Whether it is time to make room; see [`Ledger::is_filling`].
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses to read its maps.
+    pub fn is_filling(&self) -> Result<bool, Error> {
+        Ok(self.ledger.is_filling()?)
+    }
+
     /// Makes room in the kernel's map; see [`Ledger::retire`].
     ///
     /// # Errors

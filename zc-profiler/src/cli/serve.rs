@@ -22,8 +22,10 @@ use crate::{
     probes::{Evidence, Filter, State, room_for_processes},
 };
 
-/// How often room is made in the kernel's map, should nobody scrape.
-const RETIRE_EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked whether room must be made in the kernel's map.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// After so many looks it is made in any case.
+const LOOKS: u32 = 10;
 
 #[derive(Debug, Default, clap::Args)]
 #[command(
@@ -301,10 +303,17 @@ fn calibrate(profiler: &mut Profiler) {
 }
 
 async fn retire(accounts: Arc<Accounts>) {
-    let mut ticks = tokio::time::interval(RETIRE_EVERY);
-    loop {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    for look in (0..LOOKS).cycle() {
         ticks.tick().await;
-        if let Err(error) = accounts.retire() {
+        let due = match accounts.profiler().is_filling() {
+            Ok(filling) => filling || look == 0,
+            Err(error) => {
+                log::error!("looking for room in the ledger: {error}");
+                false
+            }
+        };
+        if due && let Err(error) = accounts.retire() {
             log::error!("making room in the ledger: {error}");
         }
     }

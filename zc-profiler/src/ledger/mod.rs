@@ -47,6 +47,9 @@ pub(crate) const BPF_NOEXIST: u64 = 1;
 pub struct Ledger {
     processes: Mutex<HashMap<MapData, ProcessKey, ProcessCounters>>,
     dropped: Array<MapData, u64>,
+    created: Array<MapData, u64>,
+    /// For how many processes there is room.
+    room: u32,
     retired: Mutex<Retired>,
     /// Whether processes that were only followed are left out.
     hides_followed: AtomicBool,
@@ -57,16 +60,22 @@ struct Retired {
     counters: Counters,
     /// Processes that were seen to have exited; the next time they go.
     exited: HashSet<ProcessKey>,
+    /// How many processes the programs had made known by the last time.
+    created: u64,
 }
 
 impl Ledger {
     pub(crate) fn new(
         processes: HashMap<MapData, ProcessKey, ProcessCounters>,
         dropped: Array<MapData, u64>,
+        created: Array<MapData, u64>,
+        room: u32,
     ) -> Self {
         Self {
             processes: Mutex::new(processes),
             dropped,
+            created,
+            room,
             retired: Mutex::default(),
             hides_followed: AtomicBool::new(false),
         }
@@ -162,6 +171,25 @@ impl Ledger {
         Ok(snapshot)
     }
 
+    /// Whether so many processes have come since the last [`Self::retire`] that the next is due.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses to read its maps.
+    pub fn is_filling(&self) -> Result<bool, Error> {
+        // So that a crowd is noticed while there is room for the next few of its size.
+        const SHARE: u32 = 16;
+        let new = self.created()? - lock(&self.retired).created;
+        Ok(new >= u64::from(self.room / SHARE))
+    }
+
+    fn created(&self) -> Result<u64, Error> {
+        self.created.get(&0, 0).map_err(|source| Error::Map {
+            call: "bpf_map_lookup_elem(CREATED)",
+            source,
+        })
+    }
+
     /// Makes room: takes processes that have exited out of the kernel's map, keeps their sum, and
     /// passes each on with its last counters. To be called between snapshots, so that each exited
     /// process is seen at least once.
@@ -170,10 +198,12 @@ impl Ledger {
     ///
     /// If the kernel refuses to read or change its maps.
     pub fn retire(&self, mut last: impl FnMut(Process)) -> Result<(), Error> {
+        let created = self.created()?;
         let snapshot = self.everything()?;
         let hides_followed = self.hides_followed.load(Ordering::Relaxed);
         let mut processes = lock(&self.processes);
         let mut retired = lock(&self.retired);
+        retired.created = created;
         let gone: Vec<_> = snapshot
             .processes
             .into_iter()

@@ -227,7 +227,7 @@ impl Probes {
         if options.verbose {
             forward_logs(&mut ebpf);
         }
-        let ledger = open_ledger(&mut ebpf)?;
+        let ledger = open_ledger(&mut ebpf, plan.processes)?;
         exclude_from_dma(&mut ebpf, &pio_disks)?;
         let wanted = Wanted::open(&mut ebpf, scope)?;
         let probes = Self {
@@ -320,7 +320,7 @@ fn explained(error: Error, environment: &Environment, limited: bool) -> Error {
     error
 }
 
-fn open_ledger(ebpf: &mut Ebpf) -> Result<Ledger, Error> {
+fn open_ledger(ebpf: &mut Ebpf, room: u32) -> Result<Ledger, Error> {
     let mut processes: HashMap<MapData, ProcessKey, ProcessCounters> = take(ebpf, "PROCESSES")?;
     for key in [ProcessKey::KERNEL, ProcessKey::OVERFLOW] {
         // Where processes are followed, PIO is of interest too, which nobody's is.
@@ -335,7 +335,8 @@ fn open_ledger(ebpf: &mut Ebpf) -> Result<Ledger, Error> {
                 source,
             })?;
     }
-    Ok(Ledger::new(processes, take(ebpf, "DROPPED")?))
+    let (dropped, created) = (take(ebpf, "DROPPED")?, take(ebpf, "CREATED")?);
+    Ok(Ledger::new(processes, dropped, created, room))
 }
 
 /// What is asked of these disks is no DMA.
