@@ -51,6 +51,14 @@ pub fn end_to_end_tests() -> Result<Vec<PathBuf>> {
     Ok(built)
 }
 
+/// The program that `cargo xtask bench` measures with, built in release mode.
+pub fn bench() -> Result<PathBuf> {
+    let words = ["bench", "-p", "zc-profiler-tests", "--bench", "zc-bench"];
+    let built = build(cargo().args(words).arg("--no-run"))?;
+    let last = built.into_iter().next_back();
+    last.context("cargo built no program zc-bench")
+}
+
 /// Builds, and returns the programs that came of it.
 fn build(command: &mut Command) -> Result<Vec<PathBuf>> {
     command

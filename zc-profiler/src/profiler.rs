@@ -1,5 +1,7 @@
 //! Attached probes together with the ledger they fill.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use crate::{
@@ -136,6 +138,15 @@ impl Profiler {
     #[must_use]
     pub fn statuses(&self) -> &[Status] {
         self.probes.statuses()
+    }
+
+    /// How often and how long programs have run; see [`Probes::runs`].
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not tell.
+    pub fn runs(&self) -> Result<Vec<(&Status, u64, Duration)>, Error> {
+        Ok(self.probes.runs()?)
     }
 
     /// The running kernel's release.

@@ -1,10 +1,13 @@
 //! From the maps in the kernel to plain values.
 
+mod batch;
 mod groups;
 mod model;
 
 use std::{
     collections::HashSet,
+    io,
+    os::fd::{AsFd, OwnedFd},
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -35,6 +38,9 @@ pub enum Error {
         /// What failed.
         source: MapError,
     },
+    /// The kernel refused to read them all.
+    #[error("bpf_map_lookup_batch(PROCESSES): {0}")]
+    Batch(#[source] io::Error),
     /// There is no such process.
     #[error("no process {0}")]
     NoProcess(u32),
@@ -46,6 +52,8 @@ pub(crate) const BPF_NOEXIST: u64 = 1;
 /// The kernel's counters, and those of processes that are gone and were taken out.
 pub struct Ledger {
     processes: Mutex<HashMap<MapData, ProcessKey, ProcessCounters>>,
+    /// The same map.
+    descriptor: OwnedFd,
     dropped: Array<MapData, u64>,
     retired: Mutex<Retired>,
     /// Whether processes that were only followed are left out.
@@ -60,12 +68,15 @@ struct Retired {
 }
 
 impl Ledger {
+    /// `descriptor` is of the map of processes.
     pub(crate) fn new(
         processes: HashMap<MapData, ProcessKey, ProcessCounters>,
+        descriptor: OwnedFd,
         dropped: Array<MapData, u64>,
     ) -> Self {
         Self {
             processes: Mutex::new(processes),
+            descriptor,
             dropped,
             retired: Mutex::default(),
             hides_followed: AtomicBool::new(false),
@@ -130,24 +141,17 @@ impl Ledger {
     }
 
     fn everything(&self) -> Result<Snapshot, Error> {
-        let processes = lock(&self.processes);
-        let mut keys = processes
-            .keys()
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|source| Error::Map {
-                call: "bpf_map_get_next_key(PROCESSES)",
-                source,
-            })?;
-        keys.sort_unstable();
-        keys.dedup();
+        // Nobody takes a process out meanwhile.
+        let _processes = lock(&self.processes);
         let mut snapshot = Snapshot::default();
-        for key in keys {
-            let counters = processes.get(&key, 0).map_err(|source| Error::Map {
-                call: "bpf_map_lookup_elem(PROCESSES)",
-                source,
-            })?;
-            snapshot.processes.push(Process::new(key, &counters));
-        }
+        let add = |key, counters: &ProcessCounters| {
+            snapshot.processes.push(Process::new(key, counters));
+        };
+        // SAFETY: this is that map.
+        unsafe { batch::for_each(self.descriptor.as_fd(), add) }.map_err(Error::Batch)?;
+        snapshot
+            .processes
+            .sort_unstable_by_key(|process| process.key);
         for reason in Dropped::ALL {
             let count = self
                 .dropped
