@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::{
     calibration::{self, Meter, MeterError, Outcome, Plan, Presence},
     kernel::Environment,
-    ledger::{self, Counters, Ledger, Process, Snapshot},
+    ledger::{self, Counters, Ledger, Process, Raw, Snapshot},
     probes::{self, Evidence, Filter, Options, Probes, Scope, State, Status},
 };
 
@@ -117,6 +117,17 @@ impl Profiler {
         let mut snapshot = self.ledger.snapshot()?;
         snapshot.skipped = self.probes.skipped()?;
         Ok(snapshot)
+    }
+
+    /// Shows each process as it is in the kernel's map; see [`Ledger::visit`].
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses to read its maps.
+    pub fn visit(&self, each: impl FnMut(Raw<'_>)) -> Result<(Snapshot, usize), Error> {
+        let (mut snapshot, count) = self.ledger.visit(each)?;
+        snapshot.skipped = self.probes.skipped()?;
+        Ok((snapshot, count))
     }
 
     /// Makes room in the kernel's map; see [`Ledger::retire`].

@@ -176,13 +176,13 @@ fn by_direction(counters: &Counters, value: fn(&MethodTotals, Direction) -> u64)
 pub fn scrape(accounts: &Accounts) -> anyhow::Result<String> {
     let begun = Instant::now();
     let profiler = accounts.profiler();
-    let (mut families, sizes, losses) = accounts.show(|snapshot, groups| {
+    let (mut families, sizes, losses) = accounts.show(|snapshot, processes, groups| {
         let families = families(groups, profiler.evidence());
         let series: usize = families
             .iter()
             .map(|family| family.get_metric().len())
             .sum();
-        let sizes = [series, snapshot.processes.len(), groups.len()];
+        let sizes = [series, processes, groups.len()];
         let turned_away = ("group_limit", groups.turned_away());
         let losses: Vec<_> = snapshot.losses().chain([turned_away]).collect();
         (families, sizes, losses)
