@@ -70,8 +70,11 @@ const KEY: [Word; 2] = [call(GET_PID_TGID), store(10, -8, 0)];
 /// The first entry.
 const FIRST: Word = word(0x7a, 10, 0, -8, 0);
 
-/// The candidates by name; the maps live as long as their programs.
-fn candidates() -> Result<Vec<(&'static str, Result<Vec<Word>>)>> {
+/// A name, and a program unless the kernel lacks something.
+type Candidate = (&'static str, Result<Vec<Word>>);
+
+/// The candidates; the maps live as long as their programs.
+fn candidates() -> Result<Vec<Candidate>> {
     use bpf_map_type as kind;
     let hash = make_map(kind::BPF_MAP_TYPE_HASH, 8, VALUE, ROOM)?;
     for other in 0..u64::from(PROCESSES) {

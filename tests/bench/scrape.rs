@@ -18,7 +18,7 @@ use crate::{guest::say, variants::cpu_time};
 const PROCESSES: usize = 10_000;
 const SCRAPES: usize = 20;
 /// How long the agent is left alone.
-const IDLE: Duration = Duration::from_secs(30);
+const IDLE: Duration = Duration::from_secs(20);
 
 /// Prints one JSON document. The profiler must be on the PATH.
 pub fn run() -> Result<()> {

@@ -2,8 +2,8 @@
 
 use std::{
     ffi::OsString,
-    io::{BufRead, BufReader, Read, Write},
-    process::{Child, ChildStderr, Command, Stdio},
+    io::{BufRead, BufReader, Read},
+    process::{Child, ChildStderr, ChildStdout, Command, Stdio},
     thread,
     time::Duration,
 };
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use zc_profiler::{
     Options, Profiler, Scope,
     probes::{
-        Way,
+        Status, Way,
         hooks::{Attach, HOOKS, SYSCALLS},
     },
 };
@@ -33,6 +33,8 @@ pub enum Kind {
     /// A program that counts until SIGINT and then says what.
     Tool {
         command: &'static [&'static str],
+        /// What it says at once before it attaches; nothing if it waits with its words.
+        begins: &'static str,
         /// What it says if it has counted.
         proof: &'static str,
     },
@@ -49,7 +51,11 @@ const fn tool(
 ) -> Variant {
     Variant {
         name,
-        kind: Kind::Tool { command, proof },
+        kind: Kind::Tool {
+            command,
+            begins: "",
+            proof,
+        },
     }
 }
 
@@ -78,7 +84,14 @@ pub const VARIANTS: [Variant; 15] = [
     held("sockets only"),
     held("devices only"),
     held("tracepoints only"),
-    tool("bpftrace sums", &["bpftrace", "-e", SUMS], "@["),
+    Variant {
+        name: "bpftrace sums",
+        kind: Kind::Tool {
+            command: &["bpftrace", "-e", SUMS],
+            begins: "Attaching",
+            proof: "@[",
+        },
+    },
     tool("syscount", &["syscount"], "getppid"),
     tool("cpudist", &["cpudist"], "usecs"),
     // Whoever it traces besides: it counts nothing before it has a command of its own.
@@ -181,7 +194,7 @@ pub fn empty_programs(way: Way) -> Result<impl Sized> {
     let places: Vec<_> = profiler
         .statuses()
         .iter()
-        .filter_map(|status| status.form())
+        .filter_map(Status::form)
         .filter(|form| form.attach != Attach::Kprobe)
         .map(|form| bpf::Place {
             attach: form.attach,
@@ -202,7 +215,7 @@ const READY: &str = "ready";
 pub enum Active {
     Nothing,
     Held(Child),
-    Tool(Child, &'static str),
+    Tool(Child, BufReader<ChildStdout>, &'static str),
     /// Whose last words must find a reader.
     Serve(Child, BufReader<ChildStderr>),
     Around(&'static [&'static str]),
@@ -242,18 +255,28 @@ impl Variant {
                 wait_for_line(&mut err, "http://")?;
                 Active::Serve(child, err)
             }
-            Kind::Tool { command, proof } => {
+            Kind::Tool {
+                command,
+                begins,
+                proof,
+            } => {
                 let mut child = Command::new(command[0])
                     .args(&command[1..])
                     .stdout(Stdio::piped())
                     .stderr(Stdio::piped())
                     .spawn()
                     .with_context(|| command[0].to_owned())?;
-                if let Err(error) = wait_until_idle(&mut child) {
+                let mut out = BufReader::new(child.stdout.take().context("no standard output")?);
+                let begun = if begins.is_empty() {
+                    Ok(())
+                } else {
+                    wait_for_line(&mut out, begins)
+                };
+                if let Err(error) = begun.and_then(|()| wait_until_idle(&mut child)) {
                     let _ = child.kill();
                     return Err(error);
                 }
-                Active::Tool(child, proof)
+                Active::Tool(child, out, proof)
             }
         })
     }
@@ -349,14 +372,12 @@ impl Active {
                 ensure!(status.success(), "it ended with {status}");
                 Ok(())
             }
-            Self::Tool(child, proof) => {
+            Self::Tool(mut child, mut out, proof) => {
                 interrupt(&child);
-                let output = child.wait_with_output()?;
-                let mut said = output.stdout;
-                said.extend(output.stderr);
-                let said = String::from_utf8_lossy(&said);
+                let mut said = String::new();
+                out.read_to_string(&mut said)?;
+                child.wait()?;
                 if !said.contains(proof) {
-                    std::io::stderr().write_all(said.as_bytes())?;
                     bail!("it has not counted: its output lacks {proof:?}");
                 }
                 Ok(())

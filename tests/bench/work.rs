@@ -31,7 +31,7 @@ pub const WORKLOADS: [Workload; 10] = [
     Workload {
         name: "getppid",
         operations: 2000,
-        prepare: getppid,
+        prepare: || Ok(getppid()),
     },
     Workload {
         name: "read 1 B",
@@ -66,7 +66,7 @@ pub const WORKLOADS: [Workload; 10] = [
     Workload {
         name: "page fault",
         operations: 512,
-        prepare: faults,
+        prepare: || Ok(faults()),
     },
     Workload {
         name: "8 processes",
@@ -88,14 +88,14 @@ fn check(name: &str, result: impl TryInto<usize>) -> Result<usize> {
         .with_context(|| name.to_owned())
 }
 
-fn getppid() -> Result<Job> {
-    Ok(Box::new(|count| {
+fn getppid() -> Job {
+    Box::new(|count| {
         for _ in 0..count {
             // SAFETY: takes nothing.
             unsafe { libc::syscall(libc::SYS_getppid) };
         }
         Ok(())
-    }))
+    })
 }
 
 /// A file without a name in memory.
@@ -245,9 +245,9 @@ fn sendfile() -> Result<Job> {
 
 /// Each operation is the first access to a page of fresh memory; mapping and unmapping them all is
 /// shared among them.
-fn faults() -> Result<Job> {
+fn faults() -> Job {
     const PAGE: usize = 4 * KIB;
-    Ok(Box::new(|count| {
+    Box::new(|count| {
         let length = count * PAGE;
         // SAFETY: a fresh mapping of our own, accessed within its bounds, and unmapped at the end.
         unsafe {
@@ -274,7 +274,7 @@ fn faults() -> Result<Job> {
             check("munmap", libc::munmap(memory, length))?;
         }
         Ok(())
-    }))
+    })
 }
 
 /// Eight processes share one CPU; each operation is a read of one byte by one of them, who then lets

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what the profiler costs, in instructions of the lab machine and in this
 //! machine's nanoseconds.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -84,15 +85,12 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
         let text = machine.run(vec!["candidates".into()])?;
         serde_json::from_str(&text).with_context(|| format!("the bench printed `{text}`"))?
     } else {
-        Default::default()
+        BTreeMap::new()
     };
-    let native = if arguments.no_native || !arguments.variants.is_empty() {
-        None
-    } else {
-        natively(&bench)
-            .inspect_err(|error| eprintln!("bench: not measured natively: {error:#}"))
-            .ok()
-    };
+    let native = !arguments.no_native && arguments.variants.is_empty();
+    let complain = |error: &anyhow::Error| eprintln!("bench: not measured natively: {error:#}");
+    let native = native.then(|| natively(&bench, &profiler).inspect_err(complain));
+    let (native, agent) = native.and_then(Result::ok).unzip();
     let run = Run {
         commit: commit(),
         command: std::env::args()
@@ -102,6 +100,7 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
         guest,
         native,
         candidates,
+        agent: agent.unwrap_or_default(),
     };
     println!("{}", table::whole(&run));
     if let Some(file) = &arguments.json {
@@ -242,13 +241,25 @@ impl Write for Collected {
     }
 }
 
-/// On this machine's own kernel, by tracepoints.
-fn natively(bench: &Path) -> Result<Measured> {
+/// On this machine's own kernel, by tracepoints: what an event costs, and what the agent itself does.
+fn natively(bench: &Path, profiler: &Path) -> Result<(Measured, BTreeMap<String, f64>)> {
     eprintln!("bench: natively…");
-    let mut command = Command::new(bench);
-    command.arg("native").stderr(Stdio::inherit());
-    let text = command::text(&mut command)?;
+    let path = |name: &Path| std::env::join_paths([name, Path::new("/usr/bin"), Path::new("/bin")]);
+    let path = path(profiler.parent().unwrap_or(Path::new("/"))).context("the PATH")?;
+    let run = |word| {
+        let mut command = Command::new(bench);
+        command
+            .arg(word)
+            .env("PATH", &path)
+            .stderr(Stdio::inherit());
+        command::text(&mut command)
+    };
+    let text = run("native")?;
+    eprintln!("bench: the agent among ten thousand processes…");
+    let agent = run("scrape")?;
+    let agent =
+        serde_json::from_str(&agent).with_context(|| format!("the bench printed `{agent}`"))?;
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let title = format!("Linux {}, natively", release.trim());
-    Measured::parse(&title, "nanoseconds", &text)
+    Ok((Measured::parse(&title, "nanoseconds", &text)?, agent))
 }

@@ -45,6 +45,9 @@ pub struct Run {
     /// Parts of programs, in instructions an event.
     #[serde(default)]
     pub candidates: BTreeMap<String, f64>,
+    /// What the agent itself costs with many processes, natively.
+    #[serde(default)]
+    pub agent: BTreeMap<String, f64>,
 }
 
 /// A line of the bench's output.

@@ -39,7 +39,7 @@ pub fn costs(measured: &Measured) -> String {
         };
         measured.workloads.iter().map(of).collect()
     };
-    let mut rows = vec![("".to_owned(), measured.workloads.clone())];
+    let mut rows = vec![(String::new(), measured.workloads.clone())];
     rows.extend(
         measured
             .variants
@@ -117,6 +117,12 @@ pub fn whole(run: &Run) -> String {
     if let Some(native) = &run.native {
         text.push('\n');
         text.push_str(&costs(native));
+    }
+    if !run.agent.is_empty() {
+        text.push_str("\nthe agent itself, natively, CPU time:\n");
+        for (name, value) in &run.agent {
+            let _ = writeln!(text, "  {name}: {value:.2}");
+        }
     }
     text
 }
