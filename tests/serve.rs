@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use zc_profiler::kernel::Environment;
+
 use crate::command_line::PROGRAM;
 
 /// A running `serve`, killed if the test fails.
@@ -159,7 +161,7 @@ impl Drop for Server {
 
 #[test]
 fn metrics_count_a_known_workload_and_promtool_is_content() {
-    let server = Server::start();
+    let server = Server::start_with(&["--probe-statistics"]);
     let path = "/lab/serve-source";
     fs::write(path, vec![1u8; 300_000]).expect("write");
     let copied = r#"zc_copied_bytes_total{comm="head",direction="to_user",method="read"}"#;
@@ -191,6 +193,7 @@ fn metrics_count_a_known_workload_and_promtool_is_content() {
     let attached = r#"zc_probe_attached{attach="fexit",probe="file_read"}"#;
     assert!((samples[attached] - 1.0).abs() < f64::EPSILON);
 
+    runs_are_counted(&server, &samples);
     server.judge();
 
     let (head, body) = server.get("/api/v1/ledger");
@@ -206,10 +209,31 @@ fn metrics_count_a_known_workload_and_promtool_is_content() {
     assert_eq!(ledger["evidence"], "measured");
 }
 
+/// A call that nobody else makes runs its program, and where there is one its double, each time.
+fn runs_are_counted(server: &Server, before: &BTreeMap<String, f64>) {
+    const CALLS: u32 = 100;
+    for _ in 0..CALLS {
+        // SAFETY: there are no such files.
+        unsafe { libc::tee(-1, -1, 1, 0) };
+    }
+    let after = server.samples();
+    let added = |name: &str| {
+        let series = format!("{name}{{attach=\"fexit\",probe=\"sys_tee\"}}");
+        after[&series] - before[&series]
+    };
+    let programs = 1 + u32::from(Environment::read().expect("environment").preemptible);
+    let expected = f64::from(CALLS * programs);
+    let runs = added("zc_probe_runs_total");
+    assert!((runs - expected).abs() < 0.5, "{runs} runs");
+    assert!(added("zc_probe_seconds_total") > 0.0);
+}
+
 #[test]
 fn counters_never_fall_while_processes_come_and_go() {
     let server = Server::start();
     let mut before = server.samples();
+    let measured = |series: &&String| series.starts_with("zc_probe_runs_total");
+    assert_eq!(before.keys().find(measured), None, "only on demand");
     let begun = Instant::now();
     // Longer than it takes until the first exited processes are taken out of the kernel's map.
     while begun.elapsed() < Duration::from_secs(24) {

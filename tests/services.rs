@@ -330,13 +330,13 @@ fn the_configuration_is_checked() {
         )
     };
     let text = "listen = \"127.0.0.1:1\"\nmax_groups = 7\ngrace_seconds = 8\n\
-        max_processes = 500\nunit = [\"redis\"]\ncgroup = [\"/a\"]\n";
+        max_processes = 500\nprobe_statistics = true\nunit = [\"redis\"]\ncgroup = [\"/a\"]\n";
     let (ok, stdout, stderr) = check(text, &["--max-groups", "5"]);
     assert!(ok && stderr.is_empty(), "{stderr}");
     assert_eq!(
         stdout,
         "listen = \"127.0.0.1:1\"\nweb_config = \"\"\ngroup_by = \"service\"\nmax_groups = 5\ngrace_seconds = 60\n\
-         max_processes = 500\npid = []\ncomm = []\nunit = [\"nginx.service\"]\ncgroup = [\"/a\"]\n",
+         max_processes = 500\nprobe_statistics = true\npid = []\ncomm = []\nunit = [\"nginx.service\"]\ncgroup = [\"/a\"]\n",
         "the option before the environment before the file before what is built in"
     );
     let (ok, _, stderr) = check("\nmax_groups = \"many\"\n", &[]);

@@ -16,6 +16,8 @@ use crate::request::Request;
 pub enum Accel {
     Kvm,
     Emulation,
+    /// Emulation whose clock counts instructions: a nanosecond each.
+    Counting,
 }
 
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
@@ -25,7 +27,7 @@ impl Accel {
         match self {
             Self::Kvm => "kvm",
             // Named, since QEMU's own default differs by version.
-            Self::Emulation => "tcg,thread=single",
+            Self::Emulation | Self::Counting => "tcg,thread=single",
         }
     }
 }

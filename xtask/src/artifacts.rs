@@ -89,6 +89,14 @@ pub fn distributed() -> Result<Distributed> {
     })
 }
 
+/// The program that `cargo xtask bench` measures with, built in release mode.
+pub fn bench() -> Result<PathBuf> {
+    let words = ["bench", "-p", "zc-profiler-tests", "--bench", "zc-bench"];
+    let built = build(cargo().args(words).arg("--no-run"))?;
+    let last = built.into_iter().next_back();
+    last.context("cargo built no program zc-bench")
+}
+
 /// Builds, and returns the programs that came of it.
 fn build(command: &mut Command) -> Result<Vec<PathBuf>> {
     command

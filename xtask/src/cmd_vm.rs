@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::accel::Choice;
 use crate::kernels::BootFiles;
 use crate::machine::{self, Ending, Input, Limits};
 use crate::output::Output;
@@ -103,6 +104,10 @@ const PASSED_ON: [&str; 3] = ["HOME", "TERM", "RUST_BACKTRACE"];
 impl Guest<'_> {
     pub fn run(self, lab: &Lab, kernel: &BootFiles) -> Result<Ending> {
         let choice = accel::choose(&lab.cache, kernel)?;
+        self.run_by(&choice, lab, kernel)
+    }
+
+    pub fn run_by(self, choice: &Choice, lab: &Lab, kernel: &BootFiles) -> Result<Ending> {
         eprintln!("vm: {}, {}", kernel.title, choice.reason);
         let request = Request {
             environment: self.environment(),

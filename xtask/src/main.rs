@@ -3,7 +3,9 @@
 mod accel;
 mod apt;
 mod artifacts;
+mod bench;
 mod cache;
+mod cmd_bench;
 mod cmd_dist;
 mod cmd_run;
 mod cmd_test;
@@ -38,6 +40,7 @@ use clap::Parser;
 enum Task {
     /// Brings in what building and testing need and this machine lacks
     Setup(setup::KernelChoices),
+    Bench(cmd_bench::Arguments),
     Run(cmd_run::Arguments),
     Test(cmd_test::Arguments),
     Vm(cmd_vm::Arguments),
@@ -71,6 +74,7 @@ fn perform(task: Task) -> Result<i32> {
             );
             Ok(0)
         }
+        Task::Bench(arguments) => cmd_bench::run(&arguments),
         Task::Run(arguments) => cmd_run::run(&arguments),
         Task::Test(arguments) => cmd_test::run(&arguments),
         Task::Vm(arguments) => cmd_vm::run(arguments),

@@ -23,11 +23,22 @@ struct State {
 }
 
 impl State {
-    fn count(&mut self, processes: &[Process]) {
-        let now = Instant::now();
+    fn count(&mut self, processes: &[Process], now: Instant) {
         self.groups.count(processes, now, &mut |process| {
             self.services.of(process, now)
         });
+    }
+
+    /// Counts every process of the ledger; most have done nothing since the last time.
+    fn count_all(&mut self, profiler: &Profiler) -> Result<(Snapshot, usize), Error> {
+        let now = Instant::now();
+        profiler.visit(|raw| {
+            let fingerprint = raw.fingerprint();
+            if !self.groups.count_unchanged(raw.key, fingerprint, now) {
+                self.count(&[raw.process()], now);
+                self.groups.remember(raw.key, fingerprint);
+            }
+        })
     }
 }
 
@@ -48,17 +59,16 @@ impl Accounts {
         &self.profiler
     }
 
-    /// Shows the ledger now, and the same by groups.
+    /// Shows the ledger now without its processes, how many those are, and what they did by groups.
     ///
     /// # Errors
     ///
     /// If the kernel refuses to read its maps.
-    pub fn show<T>(&self, show: impl FnOnce(&Snapshot, &Groups) -> T) -> Result<T, Error> {
+    pub fn show<T>(&self, show: impl FnOnce(&Snapshot, usize, &Groups) -> T) -> Result<T, Error> {
         let mut state = self.lock();
-        let snapshot = self.profiler.snapshot()?;
-        state.count(&snapshot.processes);
+        let (snapshot, processes) = state.count_all(&self.profiler)?;
         state.groups.expire(Instant::now());
-        Ok(show(&snapshot, &state.groups))
+        Ok(show(&snapshot, processes, &state.groups))
     }
 
     /// Makes room in the kernel's map; see [`crate::ledger::Ledger::retire`].
@@ -69,10 +79,10 @@ impl Accounts {
     pub fn retire(&self) -> Result<(), Error> {
         let mut state = self.lock();
         // Should nobody scrape, every process is looked at while it is there.
-        state.count(&self.profiler.snapshot()?.processes);
+        state.count_all(&self.profiler)?;
         let mut gone = Vec::new();
         let result = self.profiler.retire(|process| gone.push(process));
-        state.count(&gone);
+        state.count(&gone, Instant::now());
         state.groups.forget(&gone);
         result
     }

@@ -1,11 +1,13 @@
 //! Attached probes together with the ledger they fill.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use crate::{
     calibration::{self, Meter, MeterError, Outcome, Plan, Presence},
     kernel::Environment,
-    ledger::{self, Counters, Ledger, Process, Snapshot},
+    ledger::{self, Counters, Ledger, Process, Raw, Snapshot},
     probes::{self, Evidence, Filter, Options, Probes, Scope, State, Status},
 };
 
@@ -126,6 +128,17 @@ impl Profiler {
         Ok(self.ledger.is_filling()?)
     }
 
+    /// Shows each process as it is in the kernel's map; see [`Ledger::visit`].
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses to read its maps.
+    pub fn visit(&self, each: impl FnMut(Raw<'_>)) -> Result<(Snapshot, usize), Error> {
+        let (mut snapshot, count) = self.ledger.visit(each)?;
+        snapshot.skipped = self.probes.skipped()?;
+        Ok((snapshot, count))
+    }
+
     /// Makes room in the kernel's map; see [`Ledger::retire`].
     ///
     /// # Errors
@@ -145,6 +158,15 @@ impl Profiler {
     #[must_use]
     pub fn statuses(&self) -> &[Status] {
         self.probes.statuses()
+    }
+
+    /// How often and how long programs have run; see [`Probes::runs`].
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not tell.
+    pub fn runs(&self) -> Result<Vec<(&Status, u64, Duration)>, Error> {
+        Ok(self.probes.runs()?)
     }
 
     /// The running kernel's release.

@@ -27,6 +27,7 @@ pub struct File {
     pub max_groups: Option<u32>,
     pub grace_seconds: Option<u64>,
     pub max_processes: Option<u32>,
+    pub probe_statistics: Option<bool>,
     pub pid: Option<Vec<u32>>,
     pub comm: Option<Vec<String>>,
     pub unit: Option<Vec<String>>,
@@ -89,6 +90,13 @@ const KEYS: &[Key] = &[
         take: |file, value| {
             let number = integer(value).filter(|number| *number > 0);
             file.max_processes = Some(number.ok_or("must be a number from 1 on")?);
+            Ok(())
+        },
+    },
+    Key {
+        name: "probe_statistics",
+        take: |file, value| {
+            file.probe_statistics = Some(value.as_bool().ok_or("must be true or false")?);
             Ok(())
         },
     },
@@ -252,7 +260,7 @@ mod tests {
     #[test]
     fn every_key_is_taken() {
         let text = "listen = \"[::1]:9000\"\nweb_config = \"/web.yml\"\ngroup_by = \"process\"\nmax_groups = 7\ngrace_seconds = 0\n\
-             max_processes = 500\npid = [7, 8]\ncomm = [\"redis-server\"]\nunit = [\"nginx\", \"a.scope\"]\ncgroup = []\n";
+             max_processes = 500\npid = [7, 8]\ncomm = [\"redis-server\"]\nunit = [\"nginx\", \"a.scope\"]\ncgroup = []\nprobe_statistics = true\n";
         let file = File {
             listen: Some("[::1]:9000".into()),
             web_config: Some("/web.yml".into()),
@@ -260,6 +268,7 @@ mod tests {
             max_groups: Some(7),
             grace_seconds: Some(0),
             max_processes: Some(500),
+            probe_statistics: Some(true),
             pid: Some(vec![7, 8]),
             comm: Some(vec!["redis-server".into()]),
             unit: Some(vec!["nginx.service".into(), "a.scope".into()]),
@@ -300,12 +309,13 @@ mod tests {
     #[test]
     fn each_mistake_is_named_with_its_line_and_what_would_do() {
         let text = "# one\nmax_group = 7\ngroup_by = \"services\"\n\nmax_groups = 0\ngrace_seconds = -1\nlisten = 9464\n\
-            pid = 7\ncomm = [\"\"]\nunit = [\"a b\"]\ncgroup = [1]\nunits = []\nmax_processes = 0\n";
+            pid = 7\ncomm = [\"\"]\nunit = [\"a b\"]\ncgroup = [1]\nunits = []\nmax_processes = 0\nprobe_statistics = 1\n";
         let expected = [
             "f:10: unit is wrong: \"a b\" is not the name of a unit that has processes",
             "f:11: cgroup must be a list of paths, such as [\"/system.slice\"]",
             "f:12: unknown key \"units\"; did you mean unit?",
             "f:13: max_processes must be a number from 1 on",
+            "f:14: probe_statistics must be true or false",
             "f:2: unknown key \"max_group\"; did you mean max_groups?",
             "f:3: group_by must be one of \"service\", \"process\", \"comm\"",
             "f:5: max_groups must be a number from 1 on",

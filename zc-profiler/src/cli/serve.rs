@@ -62,6 +62,12 @@ pub struct Args {
     /// `max_processes`]
     #[arg(long, value_name = "N", env = "ZC_PROFILER_MAX_PROCESSES", value_parser = clap::value_parser!(u32).range(1..))]
     max_processes: Option<u32>,
+    /// Have the kernel measure how often and how long each probe's program runs, and export it. It costs
+    /// some 150 instructions a run, of all BPF programs of the machine; the time leaves out the trampoline
+    /// that calls the program, often the greater part. Taken at the start only [default: off; in the file:
+    /// `probe_statistics`]
+    #[arg(long, env = "ZC_PROFILER_PROBE_STATISTICS")]
+    probe_statistics: bool,
     /// Count only these processes and their descendants, separated by commas; each filter adds to what
     /// is counted [default: everybody; in the file: pid]
     #[arg(
@@ -101,6 +107,7 @@ pub struct Settings {
     web_config: Option<PathBuf>,
     grouping: Grouping,
     max_processes: u32,
+    probe_statistics: bool,
     filter: Filter,
 }
 
@@ -132,6 +139,7 @@ impl Args {
                 .max_processes
                 .or(file.max_processes)
                 .unwrap_or_else(room_for_processes),
+            probe_statistics: self.probe_statistics || file.probe_statistics.unwrap_or_default(),
             filter: Filter {
                 pids: given(&self.pids, file.pid),
                 comms: given(&self.comms, file.comm),
@@ -188,6 +196,7 @@ impl Settings {
             ("max_groups", self.grouping.max.to_string()),
             ("grace_seconds", self.grouping.grace.as_secs().to_string()),
             ("max_processes", self.max_processes.to_string()),
+            ("probe_statistics", self.probe_statistics.to_string()),
             ("pid", format!("{:?}", self.filter.pids)),
             ("comm", format!("{:?}", self.filter.comms)),
             ("unit", format!("{:?}", self.filter.units)),
@@ -208,6 +217,7 @@ pub fn run(args: Args, options: Options) -> anyhow::Result<ExitCode> {
     };
     let options = Options {
         processes: Some(settings.max_processes),
+        statistics: settings.probe_statistics,
         ..options
     };
     let mut profiler = Profiler::attach(scope, options)?;
@@ -364,6 +374,7 @@ mod tests {
             grace_seconds: Some(9),
             max_processes: Some(600),
             web_config: Some("/web.yml".into()),
+            probe_statistics: Some(true),
             unit: Some(vec!["redis.service".into()]),
             cgroup: Some(vec!["/a".into()]),
             ..config::File::default()
@@ -375,6 +386,7 @@ mod tests {
             ("max_groups", "5"),
             ("grace_seconds", "9"),
             ("max_processes", "600"),
+            ("probe_statistics", "true"),
             ("pid", "[4, 5]"),
             ("comm", "[]"),
             ("unit", "[\"nginx.service\"]"),

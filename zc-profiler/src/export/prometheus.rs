@@ -1,9 +1,9 @@
 //! The ledger in the Prometheus text format.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder,
+    CounterVec, Encoder, Gauge, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder,
     proto::{Counter, LabelPair, Metric, MetricFamily, MetricType},
 };
 
@@ -176,19 +176,20 @@ fn by_direction(counters: &Counters, value: fn(&MethodTotals, Direction) -> u64)
 pub fn scrape(accounts: &Accounts) -> anyhow::Result<String> {
     let begun = Instant::now();
     let profiler = accounts.profiler();
-    let (mut families, sizes, losses) = accounts.show(|snapshot, groups| {
+    let (mut families, sizes, losses) = accounts.show(|snapshot, processes, groups| {
         let families = families(groups, profiler.evidence());
         let series: usize = families
             .iter()
             .map(|family| family.get_metric().len())
             .sum();
-        let sizes = [series, snapshot.processes.len(), groups.len()];
+        let sizes = [series, processes, groups.len()];
         let turned_away = ("group_limit", groups.turned_away());
         let losses: Vec<_> = snapshot.losses().chain([turned_away]).collect();
         (families, sizes, losses)
     })?;
     let registry = Registry::new();
     probes(&registry, profiler.statuses())?;
+    runs(&registry, &profiler.runs()?)?;
     calibration(&registry, profiler.calibration())?;
     let dropped = counters(
         &registry,
@@ -314,6 +315,37 @@ fn evidence_of(family: &Family, labels: &[&str]) -> Evidence {
     } else {
         Evidence::Derived
     }
+}
+
+fn runs(registry: &Registry, runs: &[(&Status, u64, Duration)]) -> prometheus::Result<()> {
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let labels = ["probe", "attach"];
+    let count = counters(
+        registry,
+        "zc_probe_runs_total",
+        "How often a probe's program has run.",
+        &labels,
+    )?;
+    let seconds = CounterVec::new(
+        Opts::new(
+            "zc_probe_seconds_total",
+            "How long a probe's program has run, by the kernel's clock and without the trampoline that \
+             calls it.",
+        ),
+        &labels,
+    )?;
+    registry.register(Box::new(seconds.clone()))?;
+    for (status, number, time) in runs {
+        let attach = status.form().map_or("", |form| form.attach.name());
+        let values = [status.hook.name, attach];
+        count.with_label_values(&values).inc_by(*number);
+        seconds
+            .with_label_values(&values)
+            .inc_by(time.as_secs_f64());
+    }
+    Ok(())
 }
 
 fn probes(registry: &Registry, statuses: &[Status]) -> prometheus::Result<()> {

@@ -108,14 +108,18 @@ pub struct Groups {
     /// Names whose counters have joined `other`, which nobody has seen to be gone yet.
     leaving: HashSet<Name>,
     other: Counters,
+    /// When a process of a group was last there, by the group's number.
+    seen: HashMap<u64, Instant>,
+    /// How many groups there have been.
+    numbers: u64,
     processes: HashMap<ProcessKey, Known>,
     turned_away: u64,
 }
 
 struct Group {
     counters: Counters,
-    /// When a process of it was last there.
-    seen: Instant,
+    /// Its own for good.
+    number: u64,
 }
 
 /// A process of the ledger.
@@ -127,6 +131,8 @@ struct Known {
     cgroup: u64,
     service: Option<Arc<Service>>,
     turned_away: bool,
+    /// How it looked in the kernel's map when it was counted last, and the number of its group.
+    last: Option<(u64, u64)>,
 }
 
 impl Groups {
@@ -138,6 +144,8 @@ impl Groups {
             named: BTreeMap::new(),
             leaving: HashSet::new(),
             other: Counters::default(),
+            seen: HashMap::new(),
+            numbers: 0,
             processes: HashMap::new(),
             turned_away: 0,
         }
@@ -151,6 +159,7 @@ impl Groups {
                 self.other += &group.counters;
                 self.leaving.insert(name);
             }
+            self.seen.clear();
         }
         self.grouping = grouping;
     }
@@ -176,17 +185,22 @@ impl Groups {
             let name = Name::of(self.grouping.by, process, service);
             let new = &process.counters - &known.given;
             known.given.clone_from(&process.counters);
+            known.last = None;
             if let Some(group) = self.named.get_mut(&name) {
                 group.counters += &new;
-                group.seen = now;
+                self.seen.insert(group.number, now);
+                known.last = Some((0, group.number));
                 continue;
             }
             let barred = name == Name::other() || self.leaving.contains(&name);
             if !barred && self.named.len() < self.grouping.max {
+                self.numbers += 1;
                 let group = Group {
                     counters: new,
-                    seen: now,
+                    number: self.numbers,
                 };
+                self.seen.insert(group.number, now);
+                known.last = Some((0, group.number));
                 self.named.insert(name, group);
                 continue;
             }
@@ -195,6 +209,30 @@ impl Groups {
                 known.turned_away = true;
                 self.turned_away += 1;
             }
+        }
+    }
+
+    /// Counts a process of which nothing has changed since [`Self::remember`] was told how it looks;
+    /// says whether that was so.
+    pub fn count_unchanged(&mut self, key: ProcessKey, fingerprint: u64, now: Instant) -> bool {
+        let known = self.processes.get(&key);
+        let Some((last, group)) = known.and_then(|known| known.last) else {
+            return false;
+        };
+        match self.seen.get_mut(&group) {
+            Some(seen) if last == fingerprint => {
+                *seen = now;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Notes how a process looked that has just been counted.
+    pub fn remember(&mut self, key: ProcessKey, fingerprint: u64) {
+        let known = self.processes.get_mut(&key);
+        if let Some((last, _)) = known.and_then(|known| known.last.as_mut()) {
+            *last = fingerprint;
         }
     }
 
@@ -210,9 +248,11 @@ impl Groups {
     /// be absent, and begins anew.
     pub fn expire(&mut self, now: Instant) {
         let grace = self.grouping.grace;
-        let gone = self.named.extract_if(.., |_, group| {
-            now.saturating_duration_since(group.seen) > grace
-        });
+        self.seen
+            .retain(|_, seen| now.saturating_duration_since(*seen) <= grace);
+        let gone = self
+            .named
+            .extract_if(.., |_, group| !self.seen.contains_key(&group.number));
         for (_, group) in gone {
             self.other += &group.counters;
         }
@@ -301,6 +341,27 @@ mod tests {
     fn of(groups: &Groups, comm: &str) -> Option<u64> {
         let mut found = groups.iter().filter(|(name, _)| name.comm == comm);
         found.next().map(|(_, counters)| payload(counters))
+    }
+
+    #[test]
+    fn who_has_done_nothing_is_still_there() {
+        let mut groups = by_comm(10);
+        let mut process = process(1, "cat");
+        work(&mut process, 7);
+        let begin = Instant::now();
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        assert!(!groups.count_unchanged(process.key, 5, after(0)), "new");
+        groups.count(std::slice::from_ref(&process), after(0), &mut nothing);
+        groups.remember(process.key, 5);
+        assert!(!groups.count_unchanged(process.key, 6, after(9)), "changed");
+        assert!(groups.count_unchanged(process.key, 5, after(9)));
+        groups.expire(after(15));
+        assert_eq!(of(&groups, "cat"), Some(7));
+        groups.change(Grouping {
+            by: GroupBy::Process,
+            ..groups.grouping
+        });
+        assert!(!groups.count_unchanged(process.key, 5, after(16)));
     }
 
     #[test]

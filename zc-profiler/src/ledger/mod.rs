@@ -1,10 +1,13 @@
 //! From the maps in the kernel to plain values.
 
+mod batch;
 mod groups;
 mod model;
 
 use std::{
     collections::HashSet,
+    io,
+    os::fd::{AsFd, OwnedFd},
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +22,7 @@ pub use self::{
     groups::{GroupBy, Grouping, Groups, Name},
     model::{
         ContextSwitches, Copies, Counters, DmaBytes, Flows, MethodTotals, ModeSwitches, PageFaults,
-        Process, Snapshot,
+        Process, Raw, Snapshot,
     },
 };
 pub use zc_profiler_ebpf::{Direction, Dropped, Lost, Method, ProcessKey};
@@ -35,6 +38,9 @@ pub enum Error {
         /// What failed.
         source: MapError,
     },
+    /// The kernel refused to read them all.
+    #[error("bpf_map_lookup_batch(PROCESSES): {0}")]
+    Batch(#[source] io::Error),
     /// There is no such process.
     #[error("no process {0}")]
     NoProcess(u32),
@@ -46,6 +52,8 @@ pub(crate) const BPF_NOEXIST: u64 = 1;
 /// The kernel's counters, and those of processes that are gone and were taken out.
 pub struct Ledger {
     processes: Mutex<HashMap<MapData, ProcessKey, ProcessCounters>>,
+    /// The same map.
+    descriptor: OwnedFd,
     dropped: Array<MapData, u64>,
     created: Array<MapData, u64>,
     /// For how many processes there is room.
@@ -65,14 +73,17 @@ struct Retired {
 }
 
 impl Ledger {
+    /// `descriptor` is of the map of processes.
     pub(crate) fn new(
         processes: HashMap<MapData, ProcessKey, ProcessCounters>,
+        descriptor: OwnedFd,
         dropped: Array<MapData, u64>,
         created: Array<MapData, u64>,
         room: u32,
     ) -> Self {
         Self {
             processes: Mutex::new(processes),
+            descriptor,
             dropped,
             created,
             room,
@@ -138,25 +149,39 @@ impl Ledger {
         Ok(snapshot)
     }
 
+    /// Shows each process of [`Self::snapshot`] as it is in the kernel's map, in no order. What is left of
+    /// the snapshot has none, but there is their number.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses to read its maps.
+    pub fn visit(&self, mut each: impl FnMut(Raw<'_>)) -> Result<(Snapshot, usize), Error> {
+        let hides_followed = self.hides_followed.load(Ordering::Relaxed);
+        let mut count = 0;
+        let snapshot = self.read(|raw| {
+            if !(hides_followed && raw.followed()) {
+                count += 1;
+                each(raw);
+            }
+        })?;
+        Ok((snapshot, count))
+    }
+
     fn everything(&self) -> Result<Snapshot, Error> {
-        let processes = lock(&self.processes);
-        let mut keys = processes
-            .keys()
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|source| Error::Map {
-                call: "bpf_map_get_next_key(PROCESSES)",
-                source,
-            })?;
-        keys.sort_unstable();
-        keys.dedup();
+        let mut processes = Vec::new();
+        let mut snapshot = self.read(|raw| processes.push(raw.process()))?;
+        processes.sort_unstable_by_key(|process: &Process| process.key);
+        snapshot.processes = processes;
+        Ok(snapshot)
+    }
+
+    fn read(&self, mut each: impl FnMut(Raw<'_>)) -> Result<Snapshot, Error> {
+        // Nobody takes a process out meanwhile.
+        let _processes = lock(&self.processes);
         let mut snapshot = Snapshot::default();
-        for key in keys {
-            let counters = processes.get(&key, 0).map_err(|source| Error::Map {
-                call: "bpf_map_lookup_elem(PROCESSES)",
-                source,
-            })?;
-            snapshot.processes.push(Process::new(key, &counters));
-        }
+        let show = |key, counters: &ProcessCounters| each(Raw { key, counters });
+        // SAFETY: this is that map.
+        unsafe { batch::for_each(self.descriptor.as_fd(), show) }.map_err(Error::Batch)?;
         for reason in Dropped::ALL {
             let count = self
                 .dropped
@@ -199,35 +224,33 @@ impl Ledger {
     /// If the kernel refuses to read or change its maps.
     pub fn retire(&self, mut last: impl FnMut(Process)) -> Result<(), Error> {
         let created = self.created()?;
-        let snapshot = self.everything()?;
+        let mut gone = Vec::new();
+        self.read(|raw| {
+            if raw.exited() {
+                gone.push(raw.key);
+            }
+        })?;
         let hides_followed = self.hides_followed.load(Ordering::Relaxed);
         let mut processes = lock(&self.processes);
         let mut retired = lock(&self.retired);
         retired.created = created;
-        let gone: Vec<_> = snapshot
-            .processes
-            .into_iter()
-            .filter(|process| process.exited)
-            .collect();
         // The group's other threads may still be on their last steps when the first says that all are
         // exiting; by the next time they are gone.
         let before = std::mem::take(&mut retired.exited);
-        for process in gone {
-            if !before.contains(&process.key) {
-                retired.exited.insert(process.key);
+        for key in gone {
+            if !before.contains(&key) {
+                retired.exited.insert(key);
                 continue;
             }
             // Read again: what came since the snapshot belongs to it too.
-            let Ok(counters) = processes.get(&process.key, 0) else {
+            let Ok(counters) = processes.get(&key, 0) else {
                 continue;
             };
-            processes
-                .remove(&process.key)
-                .map_err(|source| Error::Map {
-                    call: "bpf_map_delete_elem(PROCESSES)",
-                    source,
-                })?;
-            let process = Process::new(process.key, &counters);
+            processes.remove(&key).map_err(|source| Error::Map {
+                call: "bpf_map_delete_elem(PROCESSES)",
+                source,
+            })?;
+            let process = Process::new(key, &counters);
             if process.followed && hides_followed {
                 continue;
             }

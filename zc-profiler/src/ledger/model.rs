@@ -127,6 +127,49 @@ pub struct Process {
     pub counters: Counters,
 }
 
+/// A process as it is in the kernel's map.
+#[derive(Clone, Copy)]
+pub struct Raw<'a> {
+    /// Pid and start time.
+    pub key: ProcessKey,
+    pub(super) counters: &'a ProcessCounters,
+}
+
+impl Raw<'_> {
+    /// As a plain value.
+    #[must_use]
+    pub fn process(&self) -> Process {
+        Process::new(self.key, self.counters)
+    }
+
+    pub(super) fn exited(&self) -> bool {
+        self.counters.exited != 0
+    }
+
+    pub(super) fn followed(&self) -> bool {
+        self.counters.tickets == [FOLLOWED, 0] && !self.key.is_pseudo()
+    }
+
+    /// A number that changes with anything of it (FNV-1a, by words). Should it not, for once in 2^64, the
+    /// change is seen with the next one.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        const PRIME: u64 = 0x0100_0000_01b3;
+        // SAFETY: aligned numbers and bytes without gaps, as the ABI asserts.
+        let words: &[u64; size_of::<ProcessCounters>() / 8] =
+            unsafe { &*(&raw const *self.counters).cast() };
+        let mix = |sum: u64, word: &u64| (sum ^ word).wrapping_mul(PRIME).rotate_left(29);
+        // Several at a time, since a multiplication takes some cycles.
+        let mut lanes = [0xcbf2_9ce4_8422_2325, 1, 2, 3];
+        for part in words.chunks(lanes.len()) {
+            for (lane, word) in lanes.iter_mut().zip(part) {
+                *lane = mix(*lane, word);
+            }
+        }
+        lanes.iter().fold(0, mix)
+    }
+}
+
 /// All processes at one moment, counted since the probes were attached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -225,7 +268,7 @@ impl Process {
             comm,
             exited: counters.exited != 0,
             cgroup: counters.cgroup,
-            followed: counters.tickets == [FOLLOWED, 0] && !key.is_pseudo(),
+            followed: Raw { key, counters }.followed(),
             counters: Counters::from(counters),
         }
     }

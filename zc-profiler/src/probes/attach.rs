@@ -47,10 +47,11 @@ impl Plan<'_> {
         let mut refused = HashSet::new();
         loop {
             let (ebpf, statuses) = self.attempt(Evidence::Measured, &refused)?;
-            if !statuses
-                .iter()
-                .filter_map(Status::form)
-                .any(|form| form.attach.measures())
+            if self.options.only.is_none()
+                && !statuses
+                    .iter()
+                    .filter_map(Status::form)
+                    .any(|form| form.attach.measures())
             {
                 let (ebpf, derived) = self.attempt(Evidence::Derived, &refused)?;
                 return Ok((ebpf, with_reasons(derived, &statuses), Evidence::Derived));
@@ -140,6 +141,11 @@ impl Plan<'_> {
 
     /// Attaches the first form that the kernel takes.
     fn attach(&self, ebpf: &mut Ebpf, hook: &'static Hook, evidence: Evidence) -> State {
+        if let Some(only) = self.options.only
+            && !only.contains(&hook.name)
+        {
+            return State::Absent("it was left out".into());
+        }
         let forms = match self.forms(hook) {
             Ok(forms) => forms,
             Err(reason) => return State::Absent(reason),

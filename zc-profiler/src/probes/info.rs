@@ -2,14 +2,46 @@
 
 use std::{
     io, mem,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    time::Duration,
 };
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info, bpf_stats_type};
+
+/// Has the kernel keep [`runs`] of all programs of the machine, until the result is dropped. From 5.8 on.
+pub fn keep_runs() -> io::Result<OwnedFd> {
+    // SAFETY: plain old data, for which zeros are valid.
+    let mut attr: bpf_attr = unsafe { mem::zeroed() };
+    attr.enable_stats.type_ = bpf_stats_type::BPF_STATS_RUN_TIME as u32;
+    // SAFETY: the command reads `attr` only.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            bpf_cmd::BPF_ENABLE_STATS,
+            &raw mut attr,
+            size_of::<bpf_attr>(),
+        )
+    };
+    match RawFd::try_from(result) {
+        // SAFETY: fresh from the kernel, and nobody else's.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// How often the program has run, and for how long, while that was kept.
+pub fn runs(program: BorrowedFd<'_>) -> io::Result<(u64, Duration)> {
+    let info = info(program)?;
+    Ok((info.run_cnt, Duration::from_nanos(info.run_time_ns)))
+}
 
 /// How often the kernel skipped the program because a run of it was under way on the same CPU; 0
 /// before 5.12, where none is skipped.
 pub fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(info(program)?.recursion_misses)
+}
+
+fn info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
     // SAFETY: plain old data, for which zeros are valid.
     let (mut info, mut attr): (bpf_prog_info, bpf_attr) = unsafe { mem::zeroed() };
     attr.info.bpf_fd = program.as_raw_fd().cast_unsigned();
@@ -27,5 +59,5 @@ pub fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(info.recursion_misses)
+    Ok(info)
 }

@@ -9,13 +9,14 @@ mod witness;
 
 use std::{
     io,
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Mutex, MutexGuard, PoisonError, mpsc},
+    time::Duration,
 };
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, MapError},
+    maps::{HashMap, Map, MapData, MapError},
 };
 use thiserror::Error;
 use zc_profiler_ebpf::{FOLLOWED, ProcessCounters, ProcessKey};
@@ -49,6 +50,11 @@ pub struct Options {
     pub verbose: bool,
     /// For how many processes at once there is room; `None` for what suits this machine.
     pub processes: Option<u32>,
+    /// Only these rows of the hook table, to measure what they cost: what others would complete is
+    /// counted in part.
+    pub only: Option<&'static [&'static str]>,
+    /// Whether the kernel keeps how often and how long programs run: see [`Probes::runs`].
+    pub statistics: bool,
 }
 
 /// A way of attaching programs to the kernel, the strongest first. What one way cannot do is left to
@@ -127,6 +133,11 @@ pub enum Error {
         /// What the kernel said.
         reason: String,
     },
+    /// The kernel does not measure programs.
+    #[error(
+        "bpf(BPF_ENABLE_STATS): {0}; it takes CAP_SYS_ADMIN, so try without --probe-statistics"
+    )]
+    Statistics(#[source] io::Error),
     /// The kernel does not describe a program.
     #[error("bpf(BPF_OBJ_GET_INFO_BY_FD): {0}")]
     Info(#[source] io::Error),
@@ -165,6 +176,8 @@ pub struct Probes {
     wanted: Mutex<Wanted>,
     statuses: Vec<Status>,
     evidence: Evidence,
+    /// Has the kernel measure programs while it is open.
+    statistics: Option<OwnedFd>,
 }
 
 impl Probes {
@@ -179,6 +192,8 @@ impl Probes {
             return Err(Error::Obstacle(obstacle));
         }
         let limited = !raise_memlock_limit();
+        let statistics = options.statistics.then(info::keep_runs).transpose();
+        let statistics = statistics.map_err(Error::Statistics)?;
         let btf = btf::Btf::of_kernel().map_err(Error::Btf)?;
         let kprobes = hooks::targets(|attach| attach == Attach::Kprobe);
         let names = kprobes.chain(kernel::SYMBOLS).collect();
@@ -217,7 +232,7 @@ impl Probes {
         }
         if let Some(status) = statuses
             .iter()
-            .find(|status| status.hook.vital && status.form().is_none())
+            .find(|status| status.hook.vital && status.form().is_none() && options.only.is_none())
         {
             return Err(Error::Vital {
                 hook: status.hook.name,
@@ -235,6 +250,7 @@ impl Probes {
             wanted: Mutex::new(wanted),
             statuses,
             evidence,
+            statistics,
         };
         Ok((probes, ledger, environment))
     }
@@ -291,14 +307,45 @@ impl Probes {
         Ok(sum)
     }
 
+    /// How often each attached program has run, its double's runs included, and for how long; nothing
+    /// unless [`Options::statistics`] asked for it. The time leaves out the trampoline or tracepoint that
+    /// calls the program.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not tell.
+    pub fn runs(&self) -> Result<Vec<(&Status, u64, Duration)>, Error> {
+        if self.statistics.is_none() {
+            return Ok(Vec::new());
+        }
+        let mut all = Vec::new();
+        for status in &self.statuses {
+            let Some(form) = status.form() else {
+                continue;
+            };
+            let (mut runs, mut time) = (0, Duration::ZERO);
+            for name in [form.program, &attach::double(form.program)] {
+                if let Some(fd) = self.loaded(name) {
+                    let (more, longer) = info::runs(fd).map_err(Error::Info)?;
+                    runs += more;
+                    time += longer;
+                }
+            }
+            all.push((status, runs, time));
+        }
+        Ok(all)
+    }
+
     /// The kernel's count of skipped runs, if the program is loaded.
     fn misses(&self, program: &str) -> Result<Option<u64>, Error> {
-        let fd = self
-            .ebpf
-            .program(program)
-            .and_then(|program| program.fd().ok());
-        fd.map(|fd| info::recursion_misses(fd.as_fd()).map_err(Error::Info))
+        let fd = self.loaded(program);
+        fd.map(|fd| info::recursion_misses(fd).map_err(Error::Info))
             .transpose()
+    }
+
+    fn loaded(&self, program: &str) -> Option<BorrowedFd<'_>> {
+        let program = self.ebpf.program(program)?;
+        program.fd().ok().map(AsFd::as_fd)
     }
 }
 
@@ -321,7 +368,16 @@ fn explained(error: Error, environment: &Environment, limited: bool) -> Error {
 }
 
 fn open_ledger(ebpf: &mut Ebpf, room: u32) -> Result<Ledger, Error> {
-    let mut processes: HashMap<MapData, ProcessKey, ProcessCounters> = take(ebpf, "PROCESSES")?;
+    let name = "PROCESSES";
+    let descriptor = match ebpf.map(name) {
+        Some(Map::HashMap(data)) => data.fd().as_fd().try_clone_to_owned(),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    };
+    let descriptor = descriptor.map_err(|error| Error::Map {
+        name,
+        source: MapError::IoError(error),
+    })?;
+    let mut processes: HashMap<MapData, ProcessKey, ProcessCounters> = take(ebpf, name)?;
     for key in [ProcessKey::KERNEL, ProcessKey::OVERFLOW] {
         // Where processes are followed, PIO is of interest too, which nobody's is.
         let counters = ProcessCounters {
@@ -330,13 +386,10 @@ fn open_ledger(ebpf: &mut Ebpf, room: u32) -> Result<Ledger, Error> {
         };
         processes
             .insert(key, counters, 0)
-            .map_err(|source| Error::Map {
-                name: "PROCESSES",
-                source,
-            })?;
+            .map_err(|source| Error::Map { name, source })?;
     }
     let (dropped, created) = (take(ebpf, "DROPPED")?, take(ebpf, "CREATED")?);
-    Ok(Ledger::new(processes, dropped, created, room))
+    Ok(Ledger::new(processes, descriptor, dropped, created, room))
 }
 
 /// What is asked of these disks is no DMA.
@@ -350,7 +403,7 @@ fn exclude_from_dma(ebpf: &mut Ebpf, disks: &[u32]) -> Result<(), Error> {
     Ok(())
 }
 
-fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
+fn take<T: TryFrom<Map, Error = MapError>>(
     ebpf: &mut Ebpf,
     name: &'static str,
 ) -> Result<T, Error> {
@@ -387,7 +440,7 @@ fn forward_logs(ebpf: &mut Ebpf) {
                 }
                 loop {
                     logger.flush();
-                    std::thread::sleep(std::time::Duration::from_millis(100));
+                    std::thread::sleep(Duration::from_millis(100));
                 }
             });
             if let Ok(Err(error)) = dropped.recv() {

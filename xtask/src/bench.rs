@@ -1,0 +1,7 @@
+//! What `cargo xtask bench` makes of its measurements.
+
+pub mod chart;
+pub mod compare;
+pub mod results;
+pub mod table;
+pub mod tools;

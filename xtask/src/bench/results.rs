@@ -1,0 +1,197 @@
+//! Measurements, and what they say.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// One variant under one kind of work.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// The median of all repetitions, for one operation.
+    pub median: f64,
+    /// How far apart repetitions are: half of what the middle half of them covers; or half of what
+    /// the medians of several visits cover, if that is more.
+    pub spread: f64,
+}
+
+/// A kind of work, and what it costs under each variant.
+pub type Figures = BTreeMap<String, BTreeMap<String, Figure>>;
+
+/// Of one machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    pub kernel: String,
+    pub unit: String,
+    /// In the order in which they were measured.
+    pub workloads: Vec<String>,
+    pub variants: Vec<String>,
+    /// By kind of work, then by variant.
+    pub figures: Figures,
+    /// Variants that could not be had, and why.
+    pub failed: BTreeMap<String, String>,
+}
+
+/// A whole run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    pub commit: String,
+    pub command: String,
+    pub seconds: u64,
+    /// In instructions.
+    pub guest: Measured,
+    /// In nanoseconds.
+    pub native: Option<Measured>,
+    /// Parts of programs, in instructions an event.
+    #[serde(default)]
+    pub candidates: BTreeMap<String, f64>,
+    /// What the agent itself costs with many processes, natively.
+    #[serde(default)]
+    pub agent: BTreeMap<String, f64>,
+}
+
+/// A line of the bench's output.
+#[derive(Deserialize)]
+struct Line {
+    variant: String,
+    #[serde(default)]
+    workload: String,
+    #[serde(default)]
+    values: Vec<f64>,
+    failed: Option<String>,
+}
+
+/// With this nothing is attached.
+pub const NOTHING: &str = "nothing";
+/// The floor.
+pub const EMPTY: &str = "empty programs";
+pub const PROFILER: &str = "zc-profiler";
+
+impl Measured {
+    /// From what the bench has printed.
+    pub fn parse(kernel: &str, unit: &str, text: &str) -> Result<Self> {
+        let mut measured = Self {
+            kernel: kernel.to_owned(),
+            unit: unit.to_owned(),
+            ..Self::default()
+        };
+        let mut visits: BTreeMap<(String, String), Vec<Vec<f64>>> = BTreeMap::new();
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            let line: Line = serde_json::from_str(line)
+                .with_context(|| format!("the bench printed `{line}`"))?;
+            if let Some(reason) = line.failed {
+                measured.failed.insert(line.variant, reason);
+                continue;
+            }
+            note(&mut measured.variants, &line.variant);
+            note(&mut measured.workloads, &line.workload);
+            let of = visits.entry((line.workload, line.variant)).or_default();
+            of.push(line.values);
+        }
+        for ((workload, variant), visits) in visits {
+            let row = measured.figures.entry(workload).or_default();
+            row.insert(variant, Figure::of(&visits));
+        }
+        Ok(measured)
+    }
+
+    pub fn figure(&self, workload: &str, variant: &str) -> Option<Figure> {
+        self.figures.get(workload)?.get(variant).copied()
+    }
+
+    /// What a variant adds to one operation, and how sure that is.
+    pub fn cost(&self, workload: &str, variant: &str) -> Option<Figure> {
+        let with = self.figure(workload, variant)?;
+        let without = self.figure(workload, NOTHING)?;
+        Some(Figure {
+            median: with.median - without.median,
+            spread: with.spread + without.spread,
+        })
+    }
+}
+
+fn note(names: &mut Vec<String>, name: &str) {
+    if !names.iter().any(|known| known == name) {
+        names.push(name.to_owned());
+    }
+}
+
+impl Figure {
+    fn of(visits: &[Vec<f64>]) -> Self {
+        let mut all: Vec<f64> = visits.concat();
+        all.sort_by(f64::total_cmp);
+        let middle = (quantile(&all, 0.75) - quantile(&all, 0.25)) / 2.0;
+        let mut medians: Vec<f64> = visits
+            .iter()
+            .map(|visit| {
+                let mut visit = visit.clone();
+                visit.sort_by(f64::total_cmp);
+                quantile(&visit, 0.5)
+            })
+            .collect();
+        medians.sort_by(f64::total_cmp);
+        let apart = match (medians.first(), medians.last()) {
+            (Some(least), Some(most)) => (most - least) / 2.0,
+            _ => 0.0,
+        };
+        Self {
+            median: quantile(&all, 0.5),
+            spread: middle.max(apart),
+        }
+    }
+}
+
+/// Of sorted values; between two of them in proportion.
+fn quantile(sorted: &[f64], part: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else {
+        return f64::NAN;
+    };
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a few hundred values"
+    )]
+    let (place, below) = {
+        let place = last as f64 * part;
+        (place - place.floor(), place.floor() as usize)
+    };
+    let above = (below + 1).min(last);
+    sorted[below] + (sorted[above] - sorted[below]) * place
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    pub const LINES: &str = r#"
+{"variant":"nothing","workload":"a","values":[10,10,11]}
+{"variant":"x","workload":"a","values":[30,31,32]}
+{"variant":"y","failed":"no such program"}
+{"variant":"nothing","workload":"a","values":[10,10,90]}
+"#;
+
+    #[test]
+    fn one_disturbed_repetition_changes_nothing() {
+        let measured = Measured::parse("Linux", "ns", LINES).unwrap();
+        let nothing = measured.figure("a", NOTHING).unwrap();
+        assert_eq!(nothing.median.to_bits(), 10f64.to_bits());
+        assert!(nothing.spread < 1.0, "{nothing:?}");
+        let cost = measured.cost("a", "x").unwrap();
+        assert_eq!(cost.median.to_bits(), 21f64.to_bits());
+        assert_eq!(measured.failed["y"], "no such program");
+        assert_eq!(measured.variants, ["nothing", "x"]);
+    }
+
+    #[test]
+    fn visits_that_differ_are_a_spread() {
+        let figure = Figure::of(&[vec![10.0, 10.0], vec![20.0, 20.0]]);
+        assert!((figure.spread - 5.0).abs() < 1e-9, "{figure:?}");
+    }
+
+    #[test]
+    fn what_is_not_json_is_shown() {
+        let error = Measured::parse("Linux", "ns", "panic!").unwrap_err();
+        assert!(format!("{error:#}").contains("panic!"), "{error:#}");
+    }
+}

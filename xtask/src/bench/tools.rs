@@ -1,0 +1,73 @@
+//! The tools that the profiler is compared with: Debian's packages, unpacked into the cache.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::apt;
+use crate::cache::Cache;
+
+/// With the libraries that no other package of a small machine brings.
+const PACKAGES: [&str; 28] = [
+    "bpftrace",
+    "libbpfcc",
+    "libbpf1",
+    "libclang1-14",
+    "libllvm14",
+    "libbpf-tools",
+    "linux-perf",
+    "strace",
+    "libbabeltrace1",
+    "libbsd0",
+    "libdw1",
+    "libedit2",
+    "libelf1",
+    "libffi8",
+    "libglib2.0-0",
+    "libicu72",
+    "libmd0",
+    "libnuma1",
+    "libopencsd1",
+    "libpcre2-8-0",
+    "libperl5.36",
+    "libpython3.11",
+    "libslang2",
+    "libstdc++6",
+    "libunwind8",
+    "libuuid1",
+    "libxml2",
+    "libz3-4",
+];
+
+/// Where their programs and libraries are, below what stands for `/`.
+const PROGRAMS: [&str; 2] = ["usr/bin", "usr/sbin"];
+const LIBRARIES: [&str; 3] = [
+    "usr/lib/x86_64-linux-gnu",
+    "lib/x86_64-linux-gnu",
+    "usr/lib/llvm-14/lib",
+];
+
+/// What to add to PATH, and to the search path of libraries.
+pub struct Tools {
+    pub programs: Vec<PathBuf>,
+    pub libraries: Vec<PathBuf>,
+}
+
+pub fn prepare(cache: &Cache) -> Result<Tools> {
+    let directory = cache.path("tools");
+    let tools = Tools {
+        programs: PROGRAMS.map(|place| directory.join(place)).to_vec(),
+        libraries: LIBRARIES.map(|place| directory.join(place)).to_vec(),
+    };
+    if directory.join(PROGRAMS[0]).join("bpftrace").exists() {
+        return Ok(tools);
+    }
+    let _lock = cache.lock()?;
+    eprintln!("setup: downloading bpftrace, libbpf-tools, perf and strace…");
+    let scratch = cache.scratch()?;
+    let root = scratch.path().join("root");
+    std::fs::create_dir(&root).context("cannot create a directory in the cache")?;
+    apt::unpack(&PACKAGES, &root)?;
+    Cache::publish(&root, &directory)?;
+    Ok(tools)
+}
