@@ -5,7 +5,7 @@ use std::{env, fmt::Write, fs, path::PathBuf};
 
 use serde_json::Value;
 
-use crate::monitoring::{Prometheus, filled};
+use crate::monitoring::{Prometheus, Stretch, filled};
 
 /// What one unit of a dashboard's grid is, in pixels.
 const GRID: (f64, f64) = (50.0, 30.0);
@@ -34,7 +34,7 @@ struct Frame {
 }
 
 /// Draws every panel where the dashboard has it.
-pub fn draw(prometheus: &Prometheus, dashboard: &Value, file: &PathBuf) {
+pub fn draw(prometheus: &Prometheus, worked: &Stretch, dashboard: &Value, file: &PathBuf) {
     let panels = dashboard["panels"].as_array().expect("panels");
     let mut picture = String::new();
     let mut bottom = 0.0_f64;
@@ -59,14 +59,24 @@ pub fn draw(prometheus: &Prometheus, dashboard: &Value, file: &PathBuf) {
             &format!("<tspan font-weight='600'>{title}</tspan>"),
         );
         match panel["type"].as_str() {
-            Some("stat") => stat(&mut picture, &frame, panel, &series(prometheus, panel)),
-            Some("timeseries") => lines(&mut picture, &frame, panel, series(prometheus, panel)),
+            Some("stat") => stat(
+                &mut picture,
+                &frame,
+                panel,
+                &series(prometheus, worked, panel),
+            ),
+            Some("timeseries") => lines(
+                &mut picture,
+                &frame,
+                panel,
+                series(prometheus, worked, panel),
+            ),
             _ => {}
         }
     }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("release");
     let caption = format!(
-        "Linux {}, emulated, for some three minutes. Drawn by zc-profiler's tests from the answers of a real \
+        "Linux {}, emulated, scraped for two minutes or three. Drawn by zc-profiler's tests from the answers of a real \
          Prometheus to the dashboard's queries; no screenshot.",
         release.trim()
     );
@@ -79,12 +89,12 @@ pub fn draw(prometheus: &Prometheus, dashboard: &Value, file: &PathBuf) {
     fs::write(file, svg).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
 }
 
-fn series(prometheus: &Prometheus, panel: &Value) -> Vec<Series> {
+fn series(prometheus: &Prometheus, worked: &Stretch, panel: &Value) -> Vec<Series> {
     let mut all = Vec::new();
     for target in panel["targets"].as_array().expect("targets") {
         let query = filled(target["expr"].as_str().expect("a query"));
         let legend = target["legendFormat"].as_str().unwrap_or_default();
-        for answer in prometheus.range(&query) {
+        for answer in prometheus.range(&query, worked) {
             let mut name = legend.to_owned();
             for (label, value) in answer["metric"].as_object().expect("labels") {
                 name = name.replace(&format!("{{{{{label}}}}}"), value.as_str().expect("a text"));
