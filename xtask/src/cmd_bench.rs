@@ -179,6 +179,7 @@ impl Machine<'_> {
                 stderr: Box::new(io::stderr()),
             },
             terminal: None,
+            systemd: false,
             share: None,
             forward: None,
             limit: Some(TIMEOUT),

@@ -56,7 +56,7 @@ struct Group<'a> {
 /// If the ledger cannot be read.
 pub fn ledger(accounts: &Accounts) -> anyhow::Result<String> {
     let profiler = accounts.profiler();
-    let text = accounts.show(|snapshot, groups| {
+    let text = accounts.show(|snapshot, _, groups| {
         let turned_away = ("group_limit", groups.turned_away());
         let group = |(name, counters)| Group { name, counters };
         serde_json::to_string(&Ledger {

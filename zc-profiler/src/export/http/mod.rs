@@ -65,7 +65,7 @@ impl Source for Accounts {
             statuses.iter().any(|status| status.form().is_some()),
             "no probe is attached"
         );
-        Ok(self.show(|_, _| ())?)
+        Ok(self.show(|_, _, _| ())?)
     }
 }
 
