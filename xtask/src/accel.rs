@@ -87,6 +87,7 @@ fn boots(kernel: &BootFiles) -> Result<bool> {
     let hardware = Hardware {
         kernel,
         accel: Accel::Kvm,
+        cpus: None,
         disk: None,
         share: None,
         forward: None,

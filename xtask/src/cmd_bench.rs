@@ -180,6 +180,7 @@ impl Machine<'_> {
             },
             terminal: None,
             systemd: false,
+            cpus: None,
             share: None,
             forward: None,
             limit: Some(TIMEOUT),

@@ -150,6 +150,7 @@ impl Run<'_> {
             output: Output::ours(),
             terminal: None,
             systemd: false,
+            cpus: None,
             share: results.parent(),
             forward: Some(Forward {
                 host: self.port,

@@ -28,6 +28,9 @@ pub struct Arguments {
     /// Makes systemd the machine's first process; it starts nothing unasked
     #[arg(long)]
     systemd: bool,
+    /// How many CPUs it has [default: 2 by KVM, 1 in emulation, where more take turns]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    cpus: Option<u16>,
     /// The command; an interactive shell without
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -58,6 +61,7 @@ pub fn run(arguments: Arguments) -> Result<i32> {
         output: Output::ours(),
         terminal: interactive.then(|| terminal::size().unwrap_or((24, 80))),
         systemd: arguments.systemd,
+        cpus: arguments.cpus,
         share: share.as_deref(),
         forward: None,
         limit: match arguments.timeout {
@@ -94,6 +98,7 @@ pub struct Guest<'a> {
     pub terminal: Option<(u16, u16)>,
     /// Whether systemd is the machine's first process.
     pub systemd: bool,
+    pub cpus: Option<u16>,
     pub share: Option<&'a Path>,
     pub forward: Option<Forward>,
     pub limit: Option<Duration>,
@@ -119,6 +124,7 @@ impl Guest<'_> {
         let hardware = Hardware {
             kernel,
             accel: choice.accel,
+            cpus: self.cpus,
             disk: Some(&lab.disk),
             share: self.share,
             forward: self.forward,

@@ -27,6 +27,8 @@ pub struct Forward {
 pub struct Hardware<'a> {
     pub kernel: &'a BootFiles,
     pub accel: Accel,
+    /// How many CPUs, if it matters.
+    pub cpus: Option<u16>,
     /// What the lab's two IDE disks hold; nothing that is written to them is kept.
     pub disk: Option<&'a Path>,
     /// A directory of this machine that the guest may write to, at the same path.
@@ -144,7 +146,8 @@ fn arguments(
 ) -> Vec<String> {
     let (cpu, cpus) = match hardware.accel {
         Accel::Kvm => ("host", 2),
-        // One: attaching a probe to what another emulated CPU runs at that moment panics kernels.
+        // They take turns: where each runs by itself, attaching a probe to what another is running at that
+        // moment panics kernels.
         Accel::Emulation => ("max", 1),
         Accel::Counting => (COUNTED_CPU, 1),
     };
@@ -164,7 +167,7 @@ fn arguments(
         "-cpu".into(),
         cpu.into(),
         "-smp".into(),
-        cpus.to_string(),
+        hardware.cpus.unwrap_or(cpus).to_string(),
         "-m".into(),
         MEMORY_MIB.to_string(),
         "-kernel".into(),
@@ -321,6 +324,7 @@ mod tests {
         let hardware = Hardware {
             kernel: &kernel,
             accel,
+            cpus: None,
             disk: Some(Path::new("/p")),
             share,
             forward,
