@@ -52,7 +52,7 @@ const KEYS: &[Key] = &[
     Key {
         name: "web_config",
         take: |file, value| {
-            file.web_config = Some(text(value).ok_or("must be a path")?.into());
+            file.web_config = Some(value.as_str().ok_or("must be a path")?.into());
             Ok(())
         },
     },
