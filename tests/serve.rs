@@ -16,7 +16,8 @@ use crate::command_line::PROGRAM;
 /// A running `serve`, killed if the test fails.
 pub struct Server {
     child: Child,
-    lines: BufReader<ChildStderr>,
+    /// Until nobody reads what it says any more.
+    lines: Option<BufReader<ChildStderr>>,
     address: String,
 }
 
@@ -55,7 +56,7 @@ impl Server {
         Self {
             address: address.to_owned(),
             child,
-            lines,
+            lines: Some(lines),
         }
     }
 
@@ -83,7 +84,8 @@ impl Server {
     pub fn signal(&mut self, number: i32) -> String {
         self.kill(number);
         let mut line = String::new();
-        self.lines.read_line(&mut line).expect("a line");
+        let lines = self.lines.as_mut().expect("somebody reads");
+        lines.read_line(&mut line).expect("a line");
         line
     }
 
@@ -161,7 +163,7 @@ impl Drop for Server {
 
 #[test]
 fn metrics_count_a_known_workload_and_promtool_is_content() {
-    let server = Server::start_with(&["--probe-statistics"]);
+    let mut server = Server::start_with(&["--probe-statistics"]);
     let path = "/lab/serve-source";
     fs::write(path, vec![1u8; 300_000]).expect("write");
     let copied = r#"zc_copied_bytes_total{comm="head",direction="to_user",method="read"}"#;
@@ -207,6 +209,11 @@ fn metrics_count_a_known_workload_and_promtool_is_content() {
     let bytes = of_head["methods"]["read"]["to_user"]["bytes"].as_f64();
     assert_eq!(bytes, samples.get(copied).copied(), "as in the metrics");
     assert_eq!(ledger["evidence"], "measured");
+
+    // Whoever started it has gone.
+    server.lines = None;
+    let status = server.end(libc::SIGTERM);
+    assert!(status.success(), "{status}");
 }
 
 /// A call that nobody else makes runs its program, and where there is one its double, each time.

@@ -1,6 +1,9 @@
 //! The program `zc-profiler`.
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::Parser;
 
@@ -9,7 +12,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("zc-profiler: {error:#}");
+            // It may be closed, which is no reason to say anything but this by the exit code.
+            let _ = writeln!(io::stderr(), "zc-profiler: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     str::FromStr,
@@ -172,7 +173,7 @@ impl File {
         match fs::read_to_string(path) {
             Ok(text) => Self::parse(&text, &path.display().to_string())
                 .map_err(|complaints| anyhow::anyhow!(complaints.join("\n"))),
-            Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {
                 Ok(Self::default())
             }
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
@@ -247,7 +248,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for (key, value) in settings.shown() {
         writeln!(text, "{key} = {value}")?;
     }
-    print!("{text}");
+    io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,7 +7,11 @@ mod serve;
 mod signals;
 mod stat;
 
-use std::process::ExitCode;
+use std::{
+    fmt,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::{
     Parser, Subcommand,
@@ -54,6 +58,11 @@ enum Command {
     /// A process that `lab` starts
     #[command(name = lab::WORKER, hide = true)]
     LabWorker(lab::WorkerArgs),
+}
+
+/// Says something on standard error. Whoever read it may have gone, which is no reason to stop counting.
+fn tell(text: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "zc-profiler: {text}");
 }
 
 impl Cli {

@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::config;
+use super::{config, tell};
 use crate::{
     Accounts, Options, Profiler, Scope,
     calibration::{self, Plan, Verdict},
@@ -248,14 +248,16 @@ pub fn run(args: Args, options: Options) -> anyhow::Result<ExitCode> {
             // threads, or by the process's end. So nothing is counted and nobody served from here on,
             // and what is still attached returns at once.
             counting.profiler().disable();
-            eprintln!("zc-profiler: no longer counting; the kernel takes the probes down");
+            tell(format_args!(
+                "no longer counting; the kernel takes the probes down"
+            ));
         };
         tokio::spawn(retire(Arc::clone(&accounts)));
         tokio::spawn(reload(hangup, args, settings, Arc::clone(&accounts)));
-        eprintln!(
-            "zc-profiler: counting; capabilities kept: {kept}; metrics: {}://{address}/metrics",
+        tell(format_args!(
+            "counting; capabilities kept: {kept}; metrics: {}://{address}/metrics",
             web.scheme()
-        );
+        ));
         http::serve(listener, accounts, web, Limits::default(), stop).await
     })?;
     runtime.shutdown_background();
@@ -286,7 +288,7 @@ async fn reload(mut hangup: Signal, args: Args, mut settings: Settings, accounts
         }
         accounts.regroup(new.grouping);
         settings.grouping = new.grouping;
-        eprintln!("zc-profiler: configuration read again");
+        tell(format_args!("configuration read again"));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Write},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::process::ExitStatusExt,
@@ -19,6 +19,7 @@ use anyhow::Context;
 use super::{
     serve::warn_of_losses,
     signals::{self, Signal},
+    tell,
 };
 use crate::{
     Options, Profiler, Scope,
@@ -92,7 +93,7 @@ fn start(profiler: &Profiler, command: &[String]) -> anyhow::Result<Result<Child
     profiler.follow(std::process::id())?;
     let (name, arguments) = command.split_first().context("no command given")?;
     Ok(Command::new(name).args(arguments).spawn().map_err(|error| {
-        eprintln!("zc-profiler: cannot run {name}: {error}");
+        tell(format_args!("cannot run {name}: {error}"));
         ExitCode::from(if error.kind() == io::ErrorKind::NotFound {
             127
         } else {
@@ -188,18 +189,17 @@ fn report(
     for process in &processes {
         total += &process.counters;
     }
-    eprint!(
-        "{}",
-        report::ledger(
-            profiler.kernel(),
-            profiler.evidence(),
-            seconds,
-            &processes,
-            &total
-        )
+    let report = report::ledger(
+        profiler.kernel(),
+        profiler.evidence(),
+        seconds,
+        &processes,
+        &total,
     );
+    // The command's exit code is passed on even if nobody reads this.
+    let _ = io::stderr().write_all(report.as_bytes());
     for (reason, count) in snapshot.losses().filter(|(_, count)| *count > 0) {
-        eprintln!("zc-profiler: dropped: {count} ({reason})");
+        tell(format_args!("dropped: {count} ({reason})"));
     }
     if let Some(path) = json {
         let document = json::Stat {
