@@ -32,6 +32,7 @@ mod serve;
 mod services;
 mod splices;
 mod stopping;
+mod stress;
 mod support;
 mod switches;
 mod veth;

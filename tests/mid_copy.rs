@@ -29,7 +29,7 @@ const FULL: usize = 65_536;
 const MORE: usize = 777;
 
 /// Both ends close when a program is executed.
-fn pipe() -> (File, File) {
+pub fn pipe() -> (File, File) {
     let mut ends = [0; 2];
     // SAFETY: room for two descriptors.
     let result = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) };
