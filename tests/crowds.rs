@@ -18,7 +18,7 @@ use zc_profiler::{
 use crate::{
     proof::kernel_is,
     serve::Server,
-    support::{Child, ok},
+    support::{Child, make_room, ok},
 };
 
 const LENGTH: usize = 1_009;
@@ -141,6 +141,7 @@ fn twenty_thousand_short_lived_processes_are_counted_to_the_byte_in_flat_memory(
             churn(file.as_raw_fd(), PART as usize / AT_ONCE);
         });
         child.wait_exited();
+        make_room();
         let samples = server.samples();
         let lives = part * PART;
         // Kernels that preempt inside programs may skip some, but never in silence.
