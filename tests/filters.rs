@@ -7,6 +7,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use crate::{
@@ -135,6 +136,16 @@ pub struct Load {
 impl Load {
     /// Stands before its work. With children, every chunk is read by one of its own.
     pub fn new(name: &'static str, source: &str, with_children: bool) -> Self {
+        Self::with_pauses(name, source, with_children, Duration::ZERO)
+    }
+
+    /// The same, with pauses between chunks.
+    pub fn with_pauses(
+        name: &'static str,
+        source: &str,
+        with_children: bool,
+        pause: Duration,
+    ) -> Self {
         let (go_on, chunks) = (shared(), shared());
         go_on.store(1, Ordering::SeqCst);
         let path = source.to_owned();
@@ -156,6 +167,9 @@ impl Load {
                     read();
                 }
                 chunks.fetch_add(1, Ordering::SeqCst);
+                if !pause.is_zero() {
+                    std::thread::sleep(pause);
+                }
             }
         });
         child.wait_stopped();
