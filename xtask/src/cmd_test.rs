@@ -41,9 +41,6 @@ const DRAWN: &str = "picture.svg";
 
 const TIMEOUT: Duration = Duration::from_mins(45);
 
-/// Kernels whose machine has several CPUs, so that all tests pass there too.
-const CPUS: [(&str, u16); 1] = [("6.1", 2)];
-
 /// Steps that are cargo commands: all at one profile, so that they share what they build.
 const CARGO_STEPS: [&[&str]; 3] = [
     &["fmt", "--all", "--check"],
@@ -136,11 +133,6 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
     }
     println!("xtask test: ok in {} s", start.elapsed().as_secs());
     Ok(0)
-}
-
-fn cpus(kernel: &BootFiles) -> Option<u16> {
-    let cpus = CPUS.iter().find(|(name, _)| *name == kernel.name);
-    cpus.map(|(_, cpus)| *cpus)
 }
 
 /// Fails if the document that users read says anything else.
@@ -339,7 +331,7 @@ impl Suite<'_> {
             },
             terminal: None,
             systemd: installation.is_some(),
-            cpus: cpus(kernel),
+            cpus: None,
             share: paths.parent(),
             forward: None,
             limit: Some(TIMEOUT),
