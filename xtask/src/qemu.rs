@@ -42,7 +42,8 @@ pub const COUNTED_CPU: &str = "max,-erms,-fsrm";
 
 /// The streams that lead into the guest, by the names that its agent knows.
 const PORTS: [&str; 4] = ["control", "stdin", "stdout", "stderr"];
-const MEMORY_MIB: u32 = 1024;
+/// Three agents at once are the most that a test has running.
+const MEMORY_MIB: u32 = 1536;
 const SCRATCH_DISK: &str = "1G";
 const INIT: &str = include_str!("guest/init.sh");
 const HARDWARE: &str = include_str!("guest/hardware.sh");
