@@ -8,6 +8,7 @@ use std::sync::Once;
 use anyhow::{Context, Result, anyhow, bail};
 use tempfile::TempDir;
 
+use crate::cache::Cache;
 use crate::command;
 
 /// Which of Debian's archives holds a suite.
@@ -60,11 +61,44 @@ pub fn install(packages: &[&str]) -> Result<()> {
 }
 
 /// Downloads packages with this machine's own apt configuration and unpacks them into `target`.
-pub fn unpack(packages: &[&str], target: &Path) -> Result<()> {
+fn unpack(packages: &[&str], target: &Path) -> Result<()> {
     let attempt = || download(command::tool("apt-get"), packages, target);
     attempt()
         .or_else(|_| update().and_then(|()| attempt()))
         .map_err(|error| advise(&error, packages))
+}
+
+/// Packages in the cache, since installed ones would start or are of no use to anybody else; downloaded if
+/// one of these programs is not there. The directory stands for `/` in them.
+pub fn cached(cache: &Cache, name: &str, packages: &[&str], programs: &[&str]) -> Result<PathBuf> {
+    let directory = cache.path(name);
+    // Unlike `exists`, this sees links that lead to nothing.
+    let has = |place: &&str| directory.join(place).symlink_metadata().is_ok();
+    if programs.iter().all(has) {
+        return Ok(directory);
+    }
+    let _lock = cache.lock()?;
+    let places: Vec<_> = programs.iter().map(std::slice::from_ref).collect();
+    cache_anew(cache, &directory, packages, &places)?;
+    Ok(directory)
+}
+
+/// Downloads packages into a directory of the cache, once a program is at one of each of these places.
+pub fn cache_anew(
+    cache: &Cache,
+    directory: &Path,
+    packages: &[&str],
+    places: &[&[&str]],
+) -> Result<()> {
+    eprintln!("setup: downloading {}…", packages.join(", "));
+    let scratch = cache.scratch()?;
+    let root = scratch.path().join("root");
+    fs::create_dir(&root).context("cannot create a directory in the cache")?;
+    unpack(packages, &root)?;
+    for places in places {
+        placed(&root, places)?;
+    }
+    Cache::publish(&root, directory)
 }
 
 fn advise(error: &anyhow::Error, packages: &[&str]) -> anyhow::Error {

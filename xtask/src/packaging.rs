@@ -72,21 +72,5 @@ const PROGRAMS: [&str; 5] = [
 
 /// The directory that stands for `/` in the packages of what the tests use.
 pub fn tools(cache: &Cache) -> Result<PathBuf> {
-    let directory = cache.path("tools");
-    // Unlike `exists`, this sees links that lead to nothing.
-    let has = |place: &&str| directory.join(place).symlink_metadata().is_ok();
-    if PROGRAMS.iter().all(has) {
-        return Ok(directory);
-    }
-    let _lock = cache.lock()?;
-    eprintln!("setup: downloading {}…", TOOLS.join(", "));
-    let scratch = cache.scratch()?;
-    let root = scratch.path().join("root");
-    std::fs::create_dir(&root).context("cannot create a directory in the cache")?;
-    apt::unpack(&TOOLS, &root)?;
-    Cache::publish(&root, &directory)?;
-    for place in PROGRAMS {
-        apt::placed(&directory, &[place])?;
-    }
-    Ok(directory)
+    apt::cached(cache, "tools", &TOOLS, &PROGRAMS)
 }

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::apt;
 use crate::cache::Cache;
@@ -48,21 +48,5 @@ const PROGRAMS: [&str; 6] = [
 
 /// The directory that stands for `/` in the packages.
 pub fn prepare(cache: &Cache) -> Result<PathBuf> {
-    let directory = cache.path("services");
-    // Unlike `exists`, this sees links that lead to nothing.
-    let has = |place: &&str| directory.join(place).symlink_metadata().is_ok();
-    if PROGRAMS.iter().all(has) {
-        return Ok(directory);
-    }
-    let _lock = cache.lock()?;
-    eprintln!("setup: downloading {}…", PACKAGES.join(", "));
-    let scratch = cache.scratch()?;
-    let root = scratch.path().join("root");
-    std::fs::create_dir(&root).context("cannot create a directory in the cache")?;
-    apt::unpack(&PACKAGES, &root)?;
-    Cache::publish(&root, &directory)?;
-    for place in PROGRAMS {
-        apt::placed(&directory, &[place])?;
-    }
-    Ok(directory)
+    apt::cached(cache, "services", &PACKAGES, &PROGRAMS)
 }

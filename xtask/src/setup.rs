@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::cache::Cache;
 use crate::disk;
@@ -163,13 +163,7 @@ fn unpack_program(cache: &Cache, wanted: &Unpacked) -> Result<PathBuf> {
             wanted.package
         );
     }
-    eprintln!("setup: downloading {}…", wanted.package);
-    let scratch = cache.scratch()?;
-    let root = scratch.path().join("root");
-    std::fs::create_dir(&root).context("cannot create a directory in the cache")?;
-    apt::unpack(&[wanted.package], &root)?;
-    apt::placed(&root, wanted.places)?;
-    Cache::publish(&root, &directory)?;
+    apt::cache_anew(cache, &directory, &[wanted.package], &[wanted.places])?;
     apt::placed(&directory, wanted.places)
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::apt;
 use crate::cache::Cache;
@@ -54,20 +54,10 @@ pub struct Tools {
 }
 
 pub fn prepare(cache: &Cache) -> Result<Tools> {
-    let directory = cache.path("tools");
-    let tools = Tools {
+    // A directory of its own: what the tests of the package use is in another.
+    let directory = apt::cached(cache, "bench-tools", &PACKAGES, &["usr/bin/bpftrace"])?;
+    Ok(Tools {
         programs: PROGRAMS.map(|place| directory.join(place)).to_vec(),
         libraries: LIBRARIES.map(|place| directory.join(place)).to_vec(),
-    };
-    if directory.join(PROGRAMS[0]).join("bpftrace").exists() {
-        return Ok(tools);
-    }
-    let _lock = cache.lock()?;
-    eprintln!("setup: downloading bpftrace, libbpf-tools, perf and strace…");
-    let scratch = cache.scratch()?;
-    let root = scratch.path().join("root");
-    std::fs::create_dir(&root).context("cannot create a directory in the cache")?;
-    apt::unpack(&PACKAGES, &root)?;
-    Cache::publish(&root, &directory)?;
-    Ok(tools)
+    })
 }
