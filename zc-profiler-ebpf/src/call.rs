@@ -1,4 +1,4 @@
-//! What the system call that a task is in has copied so far.
+//! What the system call that a task is in has done so far, as far as its exit must know.
 //!
 //! Each CPU has one [`Call`], and it always belongs to the running task: the scheduler's program
 //! saves and restores it like a register. So a carrier adds to it without looking anything up, and
@@ -21,11 +21,9 @@ use zc_profiler_ebpf::{Call, Direction, Dropped};
 
 use crate::{
     kernel::{in_interrupt, layout},
+    pending,
     process::{add, dropped},
 };
-
-#[map]
-static CALL: PerCpuArray<Call> = PerCpuArray::with_max_entries(1, 0);
 
 /// The calls of tasks that are off their CPU in the middle of one, by thread id.
 #[map]
@@ -40,7 +38,7 @@ static SUSPENDED_COUNT: Array<u64> = Array::with_max_entries(1, 0);
 pub fn current() -> Option<&'static mut Call> {
     // SAFETY: the value of this CPU, and nobody else runs on it until this program is preempted,
     // after which the scheduler's program has restored it.
-    CALL.get_ptr_mut(0).map(|call| unsafe { &mut *call })
+    pending::running().map(|running| unsafe { &mut (*running).call })
 }
 
 #[inline(always)]
@@ -52,15 +50,9 @@ pub fn copied(direction: Direction, bytes: u64) {
     }
 }
 
-/// Ends the call: what it copied, and nothing of it stays.
+/// Ends the call: what it did, and nothing of it stays.
 #[inline(always)]
-pub fn take() -> Call {
-    let Some(call) = current() else {
-        return NOTHING;
-    };
-    if call.dirty == 0 {
-        return NOTHING;
-    }
+pub fn take(call: &mut Call) -> Call {
     // Written out, since a loop would have bounds checked and a plain copy would call memcpy.
     Call {
         copies: [
@@ -79,22 +71,12 @@ pub fn take() -> Call {
         served: 0,
         request: 0,
         on_write: 0,
+        touched: 0,
     }
 }
 
-const NOTHING: Call = Call {
-    copies: [0; 3],
-    copied_bytes: [0; 3],
-    by_reference: 0,
-    unreturned: 0,
-    dirty: 0,
-    served: 0,
-    request: 0,
-    on_write: 0,
-};
-
 #[inline(always)]
-fn take_number(number: &mut u64) -> u64 {
+pub fn take_number(number: &mut u64) -> u64 {
     // SAFETY: a reference is valid to read and write; volatile keeps the accesses apart.
     unsafe {
         let taken = (&raw const *number).read_volatile();
@@ -217,11 +199,11 @@ pub fn in_datagram() -> bool {
 
 /// Saves the call of `previous` and restores that of `next`, both thread ids.
 #[inline(always)]
-pub fn switch(previous: u32, next: u32) {
-    let (Some(call), Some(count)) = (current(), SUSPENDED_COUNT.get_ptr_mut(0)) else {
+pub fn switch(call: &mut Call, previous: u32, next: u32) {
+    let Some(count) = SUSPENDED_COUNT.get_ptr_mut(0) else {
         return;
     };
-    if call.dirty | call.served | call.request | call.on_write != 0 {
+    if call.dirty | call.served | call.request | call.on_write | call.touched != 0 {
         if SUSPENDED.insert(&previous, &*call, 0).is_ok() {
             add(count, 1);
         } else {

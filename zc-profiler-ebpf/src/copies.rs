@@ -9,7 +9,7 @@ use crate::{
     call::{self, program},
     io_uring,
     kernel::{Context, Side, Task, field, layout},
-    process, writeback,
+    pending, process, writeback,
 };
 
 program! {
@@ -183,7 +183,7 @@ program! {
 /// A carrier of writes to the page cache: `bytes` of `iter` to `file`.
 #[inline(always)]
 fn wrote(bytes: i64, iter: *const u8, file: *const u8) {
-    if bytes > 0 && process::enabled() {
+    if bytes > 0 {
         writeback::wrote(file);
         moved(bytes, iter, Direction::FromUser);
     }
@@ -192,7 +192,7 @@ fn wrote(bytes: i64, iter: *const u8, file: *const u8) {
 /// A carrier moved `bytes` through `iter`, which says whether and between what it copied.
 #[inline(always)]
 pub fn moved(bytes: i64, iter: *const u8, user: Direction) {
-    if bytes <= 0 || !process::enabled() {
+    if bytes <= 0 {
         return;
     }
     let side = match Side::of(iter) {
@@ -202,13 +202,20 @@ pub fn moved(bytes: i64, iter: *const u8, user: Direction) {
     match side.direction(user) {
         Ok(Some(direction)) => copied(direction, bytes),
         Ok(None) => {}
-        Err(()) => {
-            process::dropped(Dropped::UnknownIter, 1);
-            process::dropped(Dropped::UnknownIterBytes, bytes as u64);
-            if !call::in_request() && matches!(Task::current().context(), Context::Call) {
-                call::moved_unknown();
-            }
-        }
+        Err(()) => unknown(bytes),
+    }
+}
+
+/// Bytes went through an iterator of a type that this program does not know.
+#[inline(always)]
+pub fn unknown(bytes: i64) {
+    if !process::enabled() {
+        return;
+    }
+    process::dropped(Dropped::UnknownIter, 1);
+    process::dropped(Dropped::UnknownIterBytes, bytes.max(0) as u64);
+    if !call::in_request() && Task::current().is_collected() {
+        call::moved_unknown();
     }
 }
 
@@ -225,25 +232,23 @@ pub fn moved_by_value(bytes: i64, iter: *const u8, user: Direction) {
 /// The running task copied `bytes`.
 #[inline(always)]
 pub fn copied(direction: Direction, bytes: i64) {
-    if bytes <= 0 || !process::enabled() {
+    if bytes <= 0 {
         return;
     }
-    let task = Task::current();
+    let Some(running) = pending::running() else {
+        return;
+    };
+    // SAFETY: this CPU's value.
+    let request = unsafe { (*running).call.request };
     // Before the system call, which is any that the task happened to return from: a request can run
     // on the way back to user mode.
-    if call::in_request() {
-        if let Some(entry) = process::of(task) {
-            entry.add_copy(Method::IoUring as u8, direction, bytes as u64);
-        }
+    if request != 0 {
+        pending::add_copy(running, Method::IoUring as u8, direction, bytes as u64);
         return;
     }
-    match task.context() {
+    match Task::current().context() {
+        Context::Process(method) => pending::add_copy(running, method, direction, bytes as u64),
         Context::Call => call::copied(direction, bytes as u64),
-        Context::Process(method) => {
-            if let Some(entry) = process::of(task) {
-                entry.add_copy(method, direction, bytes as u64);
-            }
-        }
         Context::Kernel => copied_by_kernel(direction, bytes),
     }
 }
@@ -251,7 +256,6 @@ pub fn copied(direction: Direction, bytes: i64) {
 #[inline(always)]
 pub fn copied_by_kernel(direction: Direction, bytes: i64) {
     if bytes > 0
-        && process::enabled()
         && let Some(entry) = process::kernel()
     {
         entry.add_copy(Method::Other as u8, direction, bytes as u64);
@@ -260,7 +264,7 @@ pub fn copied_by_kernel(direction: Direction, bytes: i64) {
 
 #[inline(always)]
 pub fn passed_by_reference(bytes: i64) {
-    if bytes > 0 && process::enabled() {
+    if bytes > 0 {
         call::passed_by_reference(bytes as u64);
     }
 }

@@ -11,9 +11,10 @@ use zc_profiler_ebpf::{Direction, Method};
 
 use crate::{
     call::{self, entry_program, program},
+    copies,
     faults::VM_FAULT_ERROR,
     kernel::{Structure, Task, Typed, Untyped, field, layout},
-    process,
+    pending,
 };
 
 const PAGE_SIZE: u64 = 4096;
@@ -126,16 +127,12 @@ fn set_on_write(value: u64) {
 
 #[inline(always)]
 fn copied(bytes: u64) {
-    if bytes == 0 || !process::enabled() {
+    if bytes == 0 {
         return;
     }
-    let task = Task::current();
-    let (entry, method) = if task.is_kernel_thread() {
-        (process::kernel(), Method::Other)
-    } else {
-        (process::of(task), Method::Mmap)
-    };
-    if let Some(entry) = entry {
-        entry.add_copy(method as u8, Direction::InKernel, bytes);
+    if Task::current().is_kernel_thread() {
+        copies::copied_by_kernel(Direction::InKernel, bytes as i64);
+    } else if let Some(running) = pending::running() {
+        pending::add_copy(running, Method::Mmap as u8, Direction::InKernel, bytes);
     }
 }

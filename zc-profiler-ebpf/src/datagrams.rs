@@ -1,13 +1,12 @@
 //! The carriers of UDP.
 
 use aya_ebpf::programs::FExitContext;
-use zc_profiler_ebpf::{Direction, Dropped};
+use zc_profiler_ebpf::Direction;
 
 use crate::{
     call::{self, entry_program, program},
     copies,
     kernel::{Side, field, layout, probe},
-    process,
 };
 
 entry_program! {
@@ -78,19 +77,13 @@ program! {
 
 #[inline(always)]
 fn sent(message: u64, bytes: i64) {
-    if !process::enabled() {
-        return;
-    }
     // The kernel declares it as void, so it is no typed pointer.
     let iter = message + u64::from(layout!(msghdr_msg_iter));
     let side = Side::of_type(probe(iter + u64::from(layout!(iter_type))));
     match side.direction(Direction::FromUser) {
         Ok(Some(direction)) => copies::copied(direction, bytes),
         Ok(None) => {}
-        Err(()) => {
-            process::dropped(Dropped::UnknownIter, 1);
-            process::dropped(Dropped::UnknownIterBytes, bytes.max(0) as u64);
-        }
+        Err(()) => copies::unknown(bytes),
     }
 }
 

@@ -2,8 +2,7 @@
 
 use crate::{
     call::{self, entry_program},
-    kernel::{Context, Task, field, in_interrupt, layout},
-    process,
+    kernel::{Task, field, in_interrupt, layout},
 };
 
 entry_program! {
@@ -19,10 +18,9 @@ entry_program! {
         let size: i64 = field(ctx.arg(0), layout!(iomap_dio_size));
         if waited != 0
             && size > 0
-            && process::enabled()
             && !in_interrupt()
             && !call::in_request()
-            && matches!(Task::current().context(), Context::Call)
+            && Task::current().is_collected()
         {
             call::moved_by_device(size as u64);
         }

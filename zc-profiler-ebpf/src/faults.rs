@@ -1,9 +1,6 @@
 //! Page faults.
 
-use crate::{
-    call::program,
-    process::{self, add},
-};
+use crate::{call::program, pending};
 
 const FAULT_FLAG_TRIED: u32 = 0x20;
 const FAULT_FLAG_USER: u32 = 0x40;
@@ -24,22 +21,8 @@ program! {
 
 #[inline(always)]
 fn fault(flags: u32, result: u32) {
-    if result & (VM_FAULT_ERROR | VM_FAULT_RETRY) != 0 || !process::enabled() {
-        return;
-    }
-    let Some(entry) = process::current() else {
-        return;
-    };
-    let counters = entry.counters();
-    // SAFETY: `counters` points to a live map value.
-    unsafe {
-        if result & VM_FAULT_MAJOR != 0 || flags & FAULT_FLAG_TRIED != 0 {
-            add(&raw mut (*counters).major_faults, 1);
-        } else {
-            add(&raw mut (*counters).minor_faults, 1);
-        }
-        if flags & FAULT_FLAG_USER != 0 {
-            add(&raw mut (*counters).user_faults, 1);
-        }
+    if result & (VM_FAULT_ERROR | VM_FAULT_RETRY) == 0 {
+        let major = result & VM_FAULT_MAJOR != 0 || flags & FAULT_FLAG_TRIED != 0;
+        pending::add_fault(major, flags & FAULT_FLAG_USER != 0);
     }
 }

@@ -2,12 +2,12 @@
 //! polls the submission queue, or on the way back to user mode from anything: so the request itself
 //! is marked, and what it copies goes to its task's process at once, never into an open call.
 
-use zc_profiler_ebpf::{Call, Method, MethodCounters};
+use zc_profiler_ebpf::{Call, Method};
 
 use crate::{
     call::{self, entry_program, program, tracepoint_program},
-    kernel::{Task, field, layout, probe},
-    process::{self, add},
+    kernel::{field, layout, probe},
+    pending,
 };
 
 // Numbers of the kernel's user interface.
@@ -93,7 +93,7 @@ fn end_request() {
         call.dirty &= !Call::DIRTY;
     }
     if layout!(has_completed_request) != 0 {
-        count(|counters| &raw mut counters.zero_copy_bytes, by_reference);
+        pending::add_zero_copy(Method::IoUring, by_reference);
     }
 }
 
@@ -121,19 +121,6 @@ fn completed(request: u64, result: i32) {
     }
     let opcode: u8 = probe(request + u64::from(layout!(io_kiocb_opcode)));
     if opcode < 64 && MOVING >> opcode & 1 != 0 {
-        count(|counters| &raw mut counters.payload_bytes, result as u64);
-    }
-}
-
-#[inline(always)]
-fn count(counter: impl Fn(&mut MethodCounters) -> *mut u64, bytes: u64) {
-    let task = Task::current();
-    if !process::enabled() || task.is_kernel_thread() {
-        return;
-    }
-    if let Some(entry) = process::of(task) {
-        // SAFETY: a live map value; the index is a constant in bounds.
-        let counters = unsafe { &mut (*entry.counters()).methods[Method::IoUring as usize] };
-        add(counter(counters), bytes);
+        pending::add_payload(Method::IoUring, result as u64);
     }
 }

@@ -8,7 +8,7 @@ use aya_ebpf::{
     },
 };
 use zc_profiler_ebpf::{
-    ABSENT, COLLECTED, Direction, KernelLayout, Method, NO_PAYLOAD, ProcessKey, SYSCALLS,
+    ABSENT, COLLECTED, COMPARED, Direction, KernelLayout, Method, NO_PAYLOAD, ProcessKey, SYSCALLS,
     SyscallMethods, TICK_NANOSECONDS,
 };
 
@@ -32,6 +32,8 @@ const PF_IO_WORKER: u32 = 0x10;
 const PF_KTHREAD: u32 = 0x0020_0000;
 /// In `thread_info.status`: the task is in a 32-bit system call, whose numbers mean other things.
 const TS_COMPAT: u32 = 0x2;
+/// The part of an entry of [`SYSCALL_METHODS`] that is a method.
+const METHOD: u8 = !(COLLECTED | COMPARED | NO_PAYLOAD);
 /// Bits of the preemption count that are set while an NMI, a hard or a soft interrupt is served. A
 /// task that merely disabled bottom halves adds twice the softirq bit, and leaves it clear.
 const SERVING_INTERRUPT: u32 = 0x00ff_0100;
@@ -169,29 +171,39 @@ impl Task {
         let methods = (&raw const SYSCALL_METHODS).cast::<u8>();
         // SAFETY: `number` is in bounds; `Global` is a transparent wrapper around the array.
         let method = unsafe { methods.add(number as usize).read_volatile() };
-        Some(method & !COLLECTED)
+        Some(method & METHOD)
     }
 
     /// To whom and to what a copy made by this task, outside interrupts, belongs.
     #[inline(always)]
     pub fn context(self) -> Context {
         let flags = self.flags();
-        if flags & PF_KTHREAD != 0 {
-            return Context::Kernel;
-        }
-        if flags & PF_IO_WORKER != 0 {
-            return Context::Process(Method::IoUring as u8);
+        if flags & (PF_KTHREAD | PF_IO_WORKER) != 0 {
+            return if flags & PF_KTHREAD != 0 {
+                Context::Kernel
+            } else {
+                Context::Process(Method::IoUring as u8)
+            };
         }
         let number = self.syscall_number();
         if number < 0 {
             return Context::Process(Method::Mmap as u8);
         }
         let method = self.syscall_method(number);
-        if method & COLLECTED != 0 {
+        if method & COMPARED != 0 {
             Context::Call
         } else {
-            Context::Process(method & !NO_PAYLOAD)
+            Context::Process(method & METHOD)
         }
+    }
+
+    /// Whether the task is in a system call whose exit program will collect its call.
+    #[inline(always)]
+    pub fn is_collected(self) -> bool {
+        let number = self.syscall_number();
+        self.flags() & (PF_KTHREAD | PF_IO_WORKER) == 0
+            && number >= 0
+            && self.syscall_method(number) & COLLECTED != 0
     }
 
     /// What [`SYSCALL_METHODS`] has for a system call of this task.
@@ -265,9 +277,9 @@ pub fn process_of(task: u64) -> ProcessKey {
 
 /// Where a copy is charged.
 pub enum Context {
-    /// In a system call whose exit program will collect it.
+    /// To a system call, whose exit program must know it.
     Call,
-    /// At once, to the task's process and this method.
+    /// To the task's process and this method.
     Process(u8),
     /// At once, to the pseudo-process `kernel`.
     Kernel,

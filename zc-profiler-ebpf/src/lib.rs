@@ -109,7 +109,8 @@ impl Direction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Dropped {
-    /// Events charged to the process [`ProcessKey::OVERFLOW`] because the process map was full.
+    /// Times that what a process had done was charged to [`ProcessKey::OVERFLOW`] because the process map
+    /// was full.
     ProcessMapFull,
     /// Calls whose copies so far could not be kept across a context switch.
     CallMapFull,
@@ -341,7 +342,73 @@ pub struct Owner {
     pub received: u32,
 }
 
-/// What the system call that a task is in has copied so far; joins the process at the call's exit.
+/// What a process has done since its running thread came onto a CPU; joins its [`ProcessCounters`] when
+/// that thread leaves it, or when user space asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Pending {
+    /// [`ProcessCounters::methods`].
+    pub methods: [MethodCounters; Method::ALL.len()],
+    /// [`ProcessCounters::user_faults`].
+    pub user_faults: u64,
+    /// [`ProcessCounters::minor_faults`].
+    pub minor_faults: u64,
+    /// [`ProcessCounters::major_faults`].
+    pub major_faults: u64,
+    /// [`ProcessCounters::lost_bytes`].
+    pub lost_bytes: [u64; Lost::ALL.len()],
+    /// Where there may be anything: one bit for each [`Method`], [`Self::FAULTS`], [`Self::LOST`].
+    pub touched: u64,
+}
+
+impl Pending {
+    /// The faults.
+    pub const FAULTS: u64 = 1 << Method::ALL.len();
+    /// The lost bytes.
+    pub const LOST: u64 = Self::FAULTS << 1;
+}
+
+/// What belongs to the task that runs on a CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Running {
+    /// Its system call.
+    pub call: Call,
+    /// Its process.
+    pub pending: Pending,
+    /// What that used last, by [`Use`].
+    pub noted: [Noted; Use::COUNT],
+}
+
+/// How a process can be noted as a thing's user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Sends through a socket.
+    Send,
+    /// Receives from a socket.
+    Receive,
+    /// Writes to a file.
+    Write,
+}
+
+impl Use {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+}
+
+/// A thing whose user the running task is known to be, so that it need not be noted again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Noted {
+    /// Its address; 0 for nothing.
+    pub thing: u64,
+    /// What tells it from another at the same address, and how it was used.
+    pub marks: [u64; 2],
+    /// How many changes of users of such things there had been.
+    pub changes: u64,
+}
+
+/// What the system call that a task is in has done so far, as far as its exit must know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Call {
@@ -361,6 +428,8 @@ pub struct Call {
     pub request: u64,
     /// Not 0 while a write fault may copy a page.
     pub on_write: u64,
+    /// [`Pending::touched`] when the task was preempted, perhaps inside a program that goes on to add there.
+    pub touched: u64,
 }
 
 impl Call {
@@ -601,11 +670,14 @@ impl KernelLayout {
 /// System call numbers that [`SyscallMethods`] covers; all of x86-64's are below.
 pub const SYSCALLS: usize = 512;
 
-/// For each system call number its [`Method`], with [`COLLECTED`] and [`NO_PAYLOAD`].
+/// For each system call number its [`Method`], with [`COLLECTED`], [`COMPARED`] and [`NO_PAYLOAD`].
 pub type SyscallMethods = [u8; SYSCALLS];
 
 /// Set in [`SyscallMethods`] where a program at the call's exit collects the [`Call`].
 pub const COLLECTED: u8 = 0x80;
+
+/// Set beside it where that program must know what this one call copied.
+pub const COMPARED: u8 = 0x20;
 
 /// Set in [`SyscallMethods`] where the call's return value is no number of bytes.
 pub const NO_PAYLOAD: u8 = 0x40;
@@ -633,7 +705,9 @@ const _: () = {
     assert!(size_of::<MethodCounters>() == 72);
     assert!(size_of::<ProcessCounters>() == 13 * 72 + 5 * 8 + 16 + 8 + 10 * 8 + 8 + 16);
     assert!(size_of::<Owner>() == 16);
-    assert!(size_of::<Call>() == 96);
+    assert!(size_of::<Call>() == 104);
+    assert!(size_of::<Pending>() == 13 * 72 + 3 * 8 + 4 * 8 + 8);
+    assert!(size_of::<Running>() == size_of::<Call>() + size_of::<Pending>() + 3 * 32);
     assert!(size_of::<KernelLayout>().is_multiple_of(8));
     // An odd number of fields before would leave a gap: then one that is reserved belongs there.
     assert!(
@@ -641,7 +715,7 @@ const _: () = {
             == core::mem::offset_of!(KernelLayout, zerocopy_callback)
     );
     assert!(Method::ALL[Method::Other as usize] as u8 == Method::Other as u8);
-    assert!((Method::Other as u8) < NO_PAYLOAD);
+    assert!((Method::Other as u8) < COMPARED);
 };
 
 #[cfg(feature = "user")]
@@ -651,7 +725,7 @@ mod user {
     // SAFETY: as above.
     unsafe impl aya::Pod for super::ProcessCounters {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for super::Call {}
+    unsafe impl aya::Pod for super::Running {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::KernelLayout {}
     // SAFETY: as above.

@@ -32,6 +32,10 @@ mod kernel;
 #[cfg(target_arch = "bpf")]
 mod net;
 #[cfg(target_arch = "bpf")]
+mod noted;
+#[cfg(target_arch = "bpf")]
+mod pending;
+#[cfg(target_arch = "bpf")]
 mod pio;
 #[cfg(target_arch = "bpf")]
 mod process;

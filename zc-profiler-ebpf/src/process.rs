@@ -1,6 +1,9 @@
 //! The ledger's entries: finding or making the one of a process, and adding to it.
 
-use core::arch::asm;
+use core::{
+    arch::asm,
+    ptr::{NonNull, null_mut},
+};
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
@@ -59,22 +62,26 @@ pub fn filtered() -> bool {
     live() & EVERYBODY == 0
 }
 
-/// The counters of one process, shared by all CPUs.
+/// The counters of one process, shared by all CPUs. Never null, so that none is one register with a zero
+/// in it: 5.10 refuses to load from the stack what was only stored there if there is one.
 #[derive(Clone, Copy)]
-pub struct Entry(*mut ProcessCounters);
+pub struct Entry(NonNull<ProcessCounters>);
 
-/// The entry of the running task's process; `None` if a filter leaves it out.
+/// The entry at a key, whoever counts it.
 #[inline(always)]
-pub fn current() -> Option<Entry> {
-    of(Task::current())
+fn find(key: &ProcessKey) -> Option<Entry> {
+    NonNull::new(PROCESSES.get_ptr_mut(key).unwrap_or(null_mut())).map(Entry)
 }
 
-/// The entry of a task's process; `None` if a filter leaves it out.
+/// The entry of a task's process; `None` if a filter leaves it out, or nothing is counted.
 #[inline(always)]
 pub fn of(task: Task) -> Option<Entry> {
+    if !enabled() {
+        return None;
+    }
     let key = task.process();
-    match PROCESSES.get_ptr_mut(&key) {
-        Some(counters) => let_in(&key, Entry(counters)),
+    match find(&key) {
+        Some(entry) => let_in(&key, entry),
         None if filtered() => {
             let entry = without_room(&key)?;
             dropped(Dropped::ProcessMapFull, 1);
@@ -121,21 +128,21 @@ fn passes_without_room(key: &ProcessKey) -> u64 {
 
 #[inline(always)]
 fn overflow() -> Option<Entry> {
-    PROCESSES.get_ptr_mut(&ProcessKey::OVERFLOW).map(Entry)
+    find(&ProcessKey::OVERFLOW)
 }
 
 /// The entry of a task's process, if there is one, whether it is counted or not.
 #[inline(always)]
 pub fn existing(task: Task) -> Option<Entry> {
-    PROCESSES.get_ptr_mut(&task.process()).map(Entry)
+    find(&task.process())
 }
 
 /// The same; a new one if these tickets are live.
 #[inline(always)]
 pub fn existing_or_wanted(task: Task, tickets: u64) -> Option<Entry> {
     let key = task.process();
-    match PROCESSES.get_ptr_mut(&key) {
-        Some(counters) => Some(Entry(counters)),
+    match find(&key) {
+        Some(entry) => Some(entry),
         None if tickets & live() != 0 => create_wanted(&key, task, tickets),
         None => None,
     }
@@ -166,8 +173,8 @@ pub fn forget_without_room(task: Task) {
 #[inline(always)]
 pub fn tickets(task: Task) -> u64 {
     let key = task.process();
-    match PROCESSES.get_ptr_mut(&key) {
-        Some(counters) => Entry(counters).own_tickets() | passes(&key),
+    match find(&key) {
+        Some(entry) => entry.own_tickets() | passes(&key),
         None => passes_without_room(&key),
     }
 }
@@ -175,8 +182,8 @@ pub fn tickets(task: Task) -> u64 {
 /// The entry of a process by its key, if there is one; `None` if a filter leaves it out.
 #[inline(always)]
 pub fn at(key: &ProcessKey) -> Option<Entry> {
-    match PROCESSES.get_ptr_mut(key) {
-        Some(counters) => let_in(key, Entry(counters)),
+    match find(key) {
+        Some(entry) => let_in(key, entry),
         None => without_room(key),
     }
 }
@@ -187,7 +194,7 @@ pub fn kernel() -> Option<Entry> {
     if filtered() {
         return None;
     }
-    PROCESSES.get_ptr_mut(&ProcessKey::KERNEL).map(Entry)
+    find(&ProcessKey::KERNEL)
 }
 
 /// Makes a task's process known, or falls back to the overflow entry if the map is full.
@@ -211,7 +218,7 @@ fn insert(key: &ProcessKey, task: Task) -> Option<Entry> {
     {
         add(created, 1);
     }
-    let entry = Entry(PROCESSES.get_ptr_mut(key)?);
+    let entry = find(key)?;
     entry.set_comm(task.leader().comm_address());
     entry.set_cgroup(task.leader());
     Some(entry)
@@ -227,10 +234,10 @@ pub fn dropped(reason: Dropped, count: u64) {
 impl Entry {
     #[inline(always)]
     pub fn counters(self) -> *mut ProcessCounters {
-        self.0
+        self.0.as_ptr()
     }
 
-    /// Adds copies made outside any collected system call.
+    /// Adds a copy that is not the running task's own, or that is the kernel's.
     #[inline(always)]
     pub fn add_copy(self, method: u8, direction: Direction, bytes: u64) {
         let Some(counters) = self.method(method) else {
@@ -243,23 +250,10 @@ impl Entry {
         }
     }
 
-    /// The counters of one method; `None` if there is no such method.
     #[inline(always)]
-    pub fn method(self, method: u8) -> Option<*mut MethodCounters> {
-        let mut index = usize::from(method);
-        // The verifier must see the bound on the very register that becomes the offset: without this
-        // the compiler may check one copy of the value and use another.
-        // SAFETY: it copies a register to itself.
-        unsafe { asm!("{0} = {0}", inout(reg) index) };
-        if index >= Method::ALL.len() {
-            return None;
-        }
-        // SAFETY: a live map value; the index is in bounds.
-        Some(unsafe {
-            (&raw mut (*self.0).methods)
-                .cast::<MethodCounters>()
-                .add(index)
-        })
+    fn method(self, method: u8) -> Option<*mut MethodCounters> {
+        // SAFETY: a live map value.
+        of_method(unsafe { &raw mut (*self.counters()).methods }, method)
     }
 
     #[inline(always)]
@@ -267,7 +261,7 @@ impl Entry {
         // SAFETY: a live map value; the indices are in bounds.
         unsafe {
             add(
-                &raw mut (*self.0).dma_bytes[device as usize][flow as usize],
+                &raw mut (*self.counters()).dma_bytes[device as usize][flow as usize],
                 bytes,
             );
         }
@@ -276,13 +270,18 @@ impl Entry {
     #[inline(always)]
     pub fn add_pio(self, flow: Flow, bytes: u64) {
         // SAFETY: a live map value; the index is in bounds.
-        unsafe { add(&raw mut (*self.0).pio_bytes[flow as usize], bytes) }
+        unsafe { add(&raw mut (*self.counters()).pio_bytes[flow as usize], bytes) }
     }
 
     #[inline(always)]
     pub fn add_lost(self, reason: Lost, bytes: u64) {
         // SAFETY: a live map value; the index is in bounds.
-        unsafe { add(&raw mut (*self.0).lost_bytes[reason as usize], bytes) }
+        unsafe {
+            add(
+                &raw mut (*self.counters()).lost_bytes[reason as usize],
+                bytes,
+            )
+        }
     }
 
     /// Copies a command name from kernel memory.
@@ -290,7 +289,7 @@ impl Entry {
     pub fn set_comm(self, comm: *const u8) {
         // SAFETY: a live map value; the helper checks the source.
         unsafe {
-            let target: &mut [u8; COMM_LEN] = &mut (*self.0).comm;
+            let target: &mut [u8; COMM_LEN] = &mut (*self.counters()).comm;
             let _ = bpf_probe_read_kernel_buf(comm, target);
         }
     }
@@ -300,14 +299,14 @@ impl Entry {
     pub fn set_cgroup(self, task: Task) {
         let cgroup = task.cgroup();
         // SAFETY: a live map value.
-        unsafe { (&raw mut (*self.0).cgroup).write_volatile(cgroup) }
+        unsafe { (&raw mut (*self.counters()).cgroup).write_volatile(cgroup) }
     }
 
     #[inline(always)]
     fn own_tickets(self) -> u64 {
         // SAFETY: a live map value.
         unsafe {
-            let tickets = &raw const (*self.0).tickets;
+            let tickets = &raw const (*self.counters()).tickets;
             (*tickets)[0] | (*tickets)[1]
         }
     }
@@ -316,24 +315,38 @@ impl Entry {
     #[inline(always)]
     pub fn add_tickets(self, tickets: u64) {
         // SAFETY: a live map value. Atomics that set bits do not exist before 5.12.
-        unsafe { (*self.0).tickets[0] |= tickets }
+        unsafe { (*self.counters()).tickets[0] |= tickets }
     }
 
     /// The same by its cgroup.
     #[inline(always)]
     pub fn add_cgroup_tickets(self, tickets: u64) {
         // SAFETY: as above.
-        unsafe { (*self.0).tickets[1] |= tickets }
+        unsafe { (*self.counters()).tickets[1] |= tickets }
     }
 
     #[inline(always)]
     pub fn set_exited(self) {
         // SAFETY: a live map value.
-        unsafe { (&raw mut (*self.0).exited).write_volatile(1) }
+        unsafe { (&raw mut (*self.counters()).exited).write_volatile(1) }
     }
 }
 
-/// Adds to a counter that other CPUs add to as well.
+/// The counters of one method; `None` if there is no such method.
+#[inline(always)]
+pub fn of_method(
+    methods: *mut [MethodCounters; Method::ALL.len()],
+    method: u8,
+) -> Option<*mut MethodCounters> {
+    let mut index = usize::from(method);
+    // The verifier must see the bound on the very register that becomes the offset: without this
+    // the compiler may check one copy of the value and use another.
+    // SAFETY: it copies a register to itself.
+    unsafe { asm!("{0} = {0}", inout(reg) index) };
+    (index < Method::ALL.len()).then(|| methods.cast::<MethodCounters>().wrapping_add(index))
+}
+
+/// Adds to a counter in one instruction, which nothing on this CPU or another can part.
 #[inline(always)]
 pub fn add(counter: *mut u64, count: u64) {
     // Written out because the compiler may pick the fetching form, which 5.10 does not know.

@@ -2,12 +2,13 @@
 
 use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::debug;
-use zc_profiler_ebpf::EVERYBODY;
+use zc_profiler_ebpf::{EVERYBODY, Running};
 
 use crate::{
-    call::{self, tracepoint_program},
+    call::{self, take_number, tracepoint_program},
     filter,
-    kernel::Task,
+    kernel::{Task, layout},
+    noted, pending,
     process::{self, add},
 };
 
@@ -17,10 +18,10 @@ const TASK_DEAD: u32 = 0x80;
 /// Tracepoint `sched:sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next,
 /// unsigned int prev_state)`, from 5.18 on.
 ///
-/// Counts voluntary and involuntary context switches as `nvcsw` and `nivcsw` do, marks a process
-/// whose last thread is gone, and carries each task's open call across the switch. Without it,
-/// context switches are not counted and copies of calls that sleep go to whoever runs next; so
-/// it must attach.
+/// Counts voluntary and involuntary context switches as `nvcsw` and `nivcsw` do, delivers what the task
+/// has done to its process, marks one whose last thread is gone, and carries each task's open call
+/// across the switch. Without it, context switches are not counted and what a task does goes to whoever
+/// runs next; so it must attach.
 #[btf_tracepoint(function = "sched_switch")]
 pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     switch(&ctx, ctx.arg(3));
@@ -37,23 +38,41 @@ pub fn sched_switch_without_state(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn switch(ctx: &BtfTracePointContext, state: u32) {
+    let Some(running) = pending::running() else {
+        return;
+    };
     let preempted = ctx.arg::<u64>(0) & 0xff != 0;
     let previous = Task::from_argument(ctx.arg(1));
     let next = Task::from_argument(ctx.arg(2));
-    call::switch(previous.thread_id(), next.thread_id());
-    if previous.is_kernel_thread() || !process::enabled() {
-        return;
-    }
-    if let Some(entry) = process::of(previous) {
-        let counters = entry.counters();
-        // SAFETY: `counters` points to a live map value.
-        unsafe {
-            if preempted || state == 0 {
-                add(&raw mut (*counters).involuntary_switches, 1);
-            } else {
-                add(&raw mut (*counters).voluntary_switches, 1);
+    noted::forget(running);
+    // SAFETY: this CPU's value, and interrupts are off.
+    let Running { call, pending, .. } = unsafe { &mut *running };
+    let touched = take_number(&mut pending.touched);
+    let is_process = !previous.is_kernel_thread();
+    if touched != 0 || is_process {
+        let entry = process::of(previous);
+        if touched != 0 {
+            if preempted && layout!(preemptible) != 0 {
+                call.touched = touched;
+            }
+            pending::give(running, touched, entry);
+        }
+        if let Some(entry) = entry.filter(|_| is_process) {
+            let counters = entry.counters();
+            // SAFETY: `counters` points to a live map value.
+            unsafe {
+                if preempted || state == 0 {
+                    add(&raw mut (*counters).involuntary_switches, 1);
+                } else {
+                    add(&raw mut (*counters).voluntary_switches, 1);
+                }
             }
         }
+    }
+    call::switch(call, previous.thread_id(), next.thread_id());
+    pending.touched = take_number(&mut call.touched);
+    if !is_process || !process::enabled() {
+        return;
     }
     // Whom a filter does not count any more goes too.
     if state & TASK_DEAD != 0 && previous.group_is_dead() {
@@ -100,6 +119,10 @@ tracepoint_program! {
         if task.is(task.leader()) {
             let comm: *const u8 = ctx.arg(1);
             let tickets = filter::tickets_of_comm(comm);
+            if tickets != 0 {
+                // What it did under its old name is not wanted.
+                pending::deliver();
+            }
             if let Some(entry) = process::existing_or_wanted(task, tickets) {
                 entry.add_tickets(tickets);
                 entry.set_comm(comm);
@@ -119,6 +142,11 @@ tracepoint_program! {
         // By now it is there, in whatever hierarchy this is.
         let task = Task::from_argument(ctx.arg(2));
         let tickets = filter::tickets_of_cgroup(task);
+        if tickets != 0 {
+            // What it did before is not wanted, as far as it is the running task; of one that runs on
+            // another CPU, what it has done since it came there is.
+            pending::deliver();
+        }
         if let Some(entry) = process::existing_or_wanted(task, tickets) {
             entry.add_cgroup_tickets(tickets);
             entry.set_cgroup(task.leader());

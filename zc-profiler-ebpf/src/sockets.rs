@@ -8,12 +8,13 @@ use aya_ebpf::{
     maps::{HashMap, PerCpuArray},
     programs::ProbeContext,
 };
-use zc_profiler_ebpf::{ABSENT, Direction, Dropped, Lost, Method, Owner, ProcessKey};
+use zc_profiler_ebpf::{ABSENT, Direction, Dropped, Lost, Method, Owner, ProcessKey, Use};
 
 use crate::{
     call::{entry_program, program, program_anywhere},
     copies,
     kernel::{self, Structure, Task, Typed, Untyped, field, in_interrupt, layout, probe},
+    noted, pending,
     process::{self, Entry},
 };
 
@@ -33,22 +34,20 @@ struct Coalescing {
 #[map]
 static COALESCING: PerCpuArray<Coalescing> = PerCpuArray::with_max_entries(1, 0);
 
-#[derive(Clone, Copy)]
-enum Use {
-    Send,
-    Receive,
-}
-
 /// Notes that the running task uses a socket.
 #[inline(always)]
 fn remember(socket: u64, used: Use) {
-    if !process::enabled() {
-        return;
-    }
     let task = Task::current();
     let Some(method) = task.method() else {
         return;
     };
+    let Some(running) = pending::running() else {
+        return;
+    };
+    let now = noted::now(used, socket, [method.into(), 0]);
+    if noted::is_known(running, used, &now) || !process::enabled() {
+        return;
+    }
     let method = u32::from(method);
     let key = task.process();
     if let Some(owner) = SOCKETS.get_ptr_mut(&socket) {
@@ -57,20 +56,26 @@ fn remember(socket: u64, used: Use) {
             let process = owner.cast::<u64>();
             let this = u64::from(key.pid) | u64::from(key.start) << 32;
             if process.read_volatile() != this {
+                // What interrupts do for it may come before its own first delivery.
+                let _ = process::of(task);
                 process.write_volatile(this);
+                noted::changed(used);
             }
             let last = match used {
                 Use::Send => &raw mut (*owner).sent,
-                Use::Receive => &raw mut (*owner).received,
+                Use::Receive | Use::Write => &raw mut (*owner).received,
             };
             if last.read_volatile() != method {
                 last.write_volatile(method);
+                noted::changed(used);
             }
         }
+        noted::keep(running, used, now);
         return;
     }
-    // Under a filter the sockets of other processes would only take room.
-    if process::filtered() && process::at(&key).is_none() {
+    // What interrupts do for it may come before its own first delivery. Under a filter the sockets of
+    // other processes would only take room.
+    if process::of(task).is_none() {
         return;
     }
     let other = Method::Other as u32;
@@ -91,6 +96,7 @@ fn remember(socket: u64, used: Use) {
     if SOCKETS.insert(&socket, &owner, 0).is_err() {
         process::dropped(Dropped::SocketMapFull, 1);
     }
+    noted::changed(used);
 }
 
 macro_rules! uses {
@@ -128,6 +134,7 @@ program_anywhere! { fentry FEntryContext,
     /// charged to the old one's process until it is used.
     owner_gone, "inet_sock_destruct", |ctx| {
         let _ = SOCKETS.remove(ctx.arg::<u64>(0));
+        noted::changed(Use::Send);
     }
 }
 
@@ -136,6 +143,7 @@ program_anywhere! { fentry FEntryContext,
 pub fn owner_gone_kprobe(ctx: ProbeContext) -> u32 {
     if let Some(socket) = ctx.arg::<u64>(0) {
         let _ = SOCKETS.remove(socket);
+        noted::changed(Use::Send);
     }
     0
 }
@@ -170,7 +178,7 @@ fn copied(socket: u64, used: Use, bytes: i64, lost: Option<Lost>) {
     if let Some((entry, owner)) = owner(socket) {
         let method = match used {
             Use::Send => owner.sent,
-            Use::Receive => owner.received,
+            Use::Receive | Use::Write => owner.received,
         };
         entry.add_copy(method as u8, Direction::InKernel, bytes as u64);
         if let Some(reason) = lost {

@@ -9,7 +9,8 @@ use zc_profiler_ebpf::{Call, Direction, Lost, Method, NO_PAYLOAD};
 use crate::{
     call::{self, program, tracepoint_program},
     kernel::{Task, field, layout},
-    process::{self, add},
+    pending,
+    process::add,
 };
 
 const PROCESS_VM_READV: i64 = 310;
@@ -83,16 +84,16 @@ fn derive(number: i64, returned: i64) {
     let task = Task::current();
     let found = task.syscall_method(number);
     let method = found & !NO_PAYLOAD;
-    if !process::enabled() || method >= Method::Other as u8 {
+    if method >= Method::Other as u8 {
         return;
     }
-    let Some(entry) = process::of(task) else {
+    let Some(running) = pending::running() else {
         return;
     };
-    let Some(counters) = entry.method(method) else {
+    let Some(counters) = pending::any_method(running, method) else {
         return;
     };
-    // SAFETY: `counters` points into a live map value.
+    // SAFETY: this CPU's value.
     unsafe {
         add(&raw mut (*counters).calls, 1);
         if returned <= 0 || found & NO_PAYLOAD != 0 {
@@ -101,31 +102,55 @@ fn derive(number: i64, returned: i64) {
         add(&raw mut (*counters).payload_bytes, returned as u64);
     }
     // What goes to or from user memory is copied as a rule; of the other methods nothing is known.
-    if number == PROCESS_VM_READV {
-        entry.add_copy(method, Direction::ToUser, returned as u64);
-    } else if number == PROCESS_VM_WRITEV {
-        entry.add_copy(method, Direction::FromUser, returned as u64);
-    } else if method == Method::Read as u8 || method == Method::Recv as u8 {
-        entry.add_copy(method, Direction::ToUser, returned as u64);
-    } else if method == Method::Write as u8 || method == Method::Send as u8 {
-        entry.add_copy(method, Direction::FromUser, returned as u64);
-    }
+    let direction = if number == PROCESS_VM_READV
+        || method == Method::Read as u8
+        || method == Method::Recv as u8
+    {
+        Direction::ToUser
+    } else if number == PROCESS_VM_WRITEV
+        || method == Method::Write as u8
+        || method == Method::Send as u8
+    {
+        Direction::FromUser
+    } else {
+        return;
+    };
+    pending::add_copy(running, method, direction, returned as u64);
 }
 
 #[inline(always)]
 fn exit(method: Method, rule: Payload, returned: i64) {
-    if !process::enabled() {
-        return;
-    }
-    let made = call::take();
-    let Some(entry) = process::current() else {
+    let Some(running) = pending::running() else {
         return;
     };
-    // SAFETY: `entry` is a live map value; the index is a constant in bounds.
-    let counters = unsafe { &raw mut (*entry.counters()).methods[method as usize] };
+    let counters = pending::method(running, method);
+    let returned = if returned > 0 { returned as u64 } else { 0 };
+    // SAFETY: this CPU's value.
+    unsafe {
+        add(&raw mut (*counters).calls, 1);
+        if let Payload::Copied(direction) = rule
+            && returned > 0
+        {
+            add(&raw mut (*counters).copies[direction as usize], 1);
+            add(
+                &raw mut (*counters).copied_bytes[direction as usize],
+                returned,
+            );
+        }
+        if (*running).call.dirty == 0 {
+            if matches!(rule, Payload::User | Payload::Internal | Payload::Copied(_)) {
+                add_if(&raw mut (*counters).payload_bytes, returned);
+            }
+            if matches!(rule, Payload::Internal) {
+                add_if(&raw mut (*counters).zero_copy_bytes, returned);
+            }
+            return;
+        }
+    }
+    // SAFETY: this CPU's value.
+    let made = call::take(unsafe { &mut (*running).call });
     let [to_user, from_user, in_kernel] = made.copied_bytes;
     let copied = to_user + from_user + in_kernel;
-    let returned = if returned > 0 { returned as u64 } else { 0 };
     let (payload, zero_copy) = match rule {
         Payload::User => (returned, made.by_reference.min(returned)),
         Payload::Internal if made.dirty & Call::UNKNOWN != 0 => (returned, 0),
@@ -142,31 +167,18 @@ fn exit(method: Method, rule: Payload, returned: i64) {
     if let Some(reason) = lost
         && in_kernel != 0
     {
-        entry.add_lost(reason, in_kernel.min(returned));
+        pending::add_lost(running, reason, in_kernel.min(returned));
     }
-    // SAFETY: `counters` points into a live map value.
+    // SAFETY: this CPU's value. Written out: a loop would have its bounds checked.
     unsafe {
-        add(&raw mut (*counters).calls, 1);
         add_if(&raw mut (*counters).payload_bytes, payload);
         add_if(&raw mut (*counters).zero_copy_bytes, zero_copy);
-        if let Payload::Copied(direction) = rule
-            && returned > 0
-        {
-            add(&raw mut (*counters).copies[direction as usize], 1);
-            add(
-                &raw mut (*counters).copied_bytes[direction as usize],
-                returned,
-            );
-        }
-        if made.dirty != 0 {
-            // Written out: a loop would have its bounds checked.
-            add_if(&raw mut (*counters).copies[0], made.copies[0]);
-            add_if(&raw mut (*counters).copies[1], made.copies[1]);
-            add_if(&raw mut (*counters).copies[2], made.copies[2]);
-            add_if(&raw mut (*counters).copied_bytes[0], to_user);
-            add_if(&raw mut (*counters).copied_bytes[1], from_user);
-            add_if(&raw mut (*counters).copied_bytes[2], in_kernel);
-        }
+        add_if(&raw mut (*counters).copies[0], made.copies[0]);
+        add_if(&raw mut (*counters).copies[1], made.copies[1]);
+        add_if(&raw mut (*counters).copies[2], made.copies[2]);
+        add_if(&raw mut (*counters).copied_bytes[0], to_user);
+        add_if(&raw mut (*counters).copied_bytes[1], from_user);
+        add_if(&raw mut (*counters).copied_bytes[2], in_kernel);
     }
 }
 

@@ -1,9 +1,12 @@
 //! Whose the pages are that are written to disk later, by whoever happens to.
 
 use aya_ebpf::{macros::map, maps::LruHashMap};
-use zc_profiler_ebpf::{ABSENT, ProcessKey};
+use zc_profiler_ebpf::{ABSENT, ProcessKey, Use};
 
-use crate::kernel::{Task, field, layout, probe};
+use crate::{
+    kernel::{Task, field, layout, probe},
+    noted, pending, process,
+};
 
 /// The process that wrote last to a file.
 #[repr(C)]
@@ -30,8 +33,7 @@ const PART: u64 = 1;
 /// Notes that the running task wrote to the page cache of an open file.
 #[inline(always)]
 pub fn wrote(file: *const u8) {
-    let task = Task::current();
-    if layout!(page_mapping) == ABSENT || task.is_kernel_thread() {
+    if layout!(page_mapping) == ABSENT {
         return;
     }
     let mapping: *const u8 = field(file, layout!(file_mapping));
@@ -39,26 +41,40 @@ pub fn wrote(file: *const u8) {
     let number: u64 = field(inode, layout!(inode_number));
     let generation: u32 = field(inode, layout!(inode_generation));
     let generation = u64::from(generation);
-    let key = task.process();
     let address = inode as u64;
-    if let Some(known) = WRITERS.get_ptr(&address) {
+    let now = noted::now(Use::Write, address, [number, generation]);
+    let Some(running) = pending::running() else {
+        return;
+    };
+    if noted::is_known(running, Use::Write, &now) {
+        return;
+    }
+    let task = Task::current();
+    if !process::enabled() || task.is_kernel_thread() {
+        return;
+    }
+    let key = task.process();
+    let known = WRITERS.get_ptr(&address).is_some_and(|known| {
         // SAFETY: a live map value.
         let known = unsafe { known.read_volatile() };
-        if known.pid == key.pid
+        known.pid == key.pid
             && known.start == key.start
             && known.number == number
             && known.generation == generation
-        {
-            return;
-        }
+    });
+    if !known {
+        // Its pages may be written before its own first delivery.
+        let _ = process::of(task);
+        let writer = Writer {
+            pid: key.pid,
+            start: key.start,
+            number,
+            generation,
+        };
+        let _ = WRITERS.insert(&address, &writer, 0);
+        noted::changed(Use::Write);
     }
-    let writer = Writer {
-        pid: key.pid,
-        start: key.start,
-        number,
-        generation,
-    };
-    let _ = WRITERS.insert(&address, &writer, 0);
+    noted::keep(running, Use::Write, now);
 }
 
 /// Who wrote to the file whose pages a bio writes to disk; `None` for journals, metadata, direct I/O

@@ -59,6 +59,7 @@ impl Profiler {
     ///
     /// If there is no such process, or no room for it.
     pub fn follow(&self, pid: u32) -> Result<(), Error> {
+        self.probes.deliver()?;
         Ok(self.ledger.follow(pid)?)
     }
 
@@ -114,6 +115,7 @@ impl Profiler {
     ///
     /// If the kernel refuses to read its maps.
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
+        self.probes.deliver()?;
         let mut snapshot = self.ledger.snapshot()?;
         snapshot.skipped = self.probes.skipped()?;
         Ok(snapshot)
@@ -134,6 +136,7 @@ impl Profiler {
     ///
     /// If the kernel refuses to read its maps.
     pub fn visit(&self, each: impl FnMut(Raw<'_>)) -> Result<(Snapshot, usize), Error> {
+        self.probes.deliver()?;
         let (mut snapshot, count) = self.ledger.visit(each)?;
         snapshot.skipped = self.probes.skipped()?;
         Ok((snapshot, count))

@@ -7,7 +7,9 @@ use aya::{
     programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError},
 };
 use aya_log::Level;
-use zc_profiler_ebpf::{COLLECTED, KernelLayout, Method, NO_PAYLOAD, SYSCALLS, SyscallMethods};
+use zc_profiler_ebpf::{
+    COLLECTED, COMPARED, KernelLayout, Method, NO_PAYLOAD, SYSCALLS, SyscallMethods,
+};
 
 use super::{
     Error, Evidence, Options, Way,
@@ -239,7 +241,11 @@ impl Plan<'_> {
         for hook in hooks::SYSCALLS {
             if let Some(call) = hook.syscall {
                 let collected = collect && self.forms(hook).is_ok() && !refused.contains(hook.name);
-                let collected = if collected { COLLECTED } else { 0 };
+                let collected = match (collected, call.compares) {
+                    (true, true) => COLLECTED | COMPARED,
+                    (true, false) => COLLECTED,
+                    (false, _) => 0,
+                };
                 let silent = if call.returns_bytes { 0 } else { NO_PAYLOAD };
                 set(call.number, call.method as u8 | collected | silent);
             }

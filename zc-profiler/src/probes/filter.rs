@@ -64,9 +64,9 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// Opens the gate: all programs are attached.
-    pub fn open(ebpf: &mut Ebpf, scope: Scope) -> Result<Self, Error> {
-        let mut wanted = Self {
+    /// Nobody yet.
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
             live: take(ebpf, ".bss")?,
             passes: take(ebpf, "PASSES")?,
             comms: take(ebpf, "WANTED_COMMS")?,
@@ -74,12 +74,15 @@ impl Wanted {
             units: take(ebpf, "WANTED_UNITS")?,
             criteria: Vec::new(),
             tickets: 0,
-        };
-        wanted.set_live(match scope {
+        })
+    }
+
+    /// Opens the gate: all programs are attached.
+    pub fn open(&mut self, scope: Scope) -> Result<(), Error> {
+        self.set_live(match scope {
             Scope::System => EVERYBODY,
             Scope::Tree => FOLLOWED,
-        })?;
-        Ok(wanted)
+        })
     }
 
     fn set_live(&mut self, tickets: u64) -> Result<(), Error> {

@@ -123,6 +123,8 @@ pub struct Syscall {
     pub method: Method,
     /// Whether what it returns is a number of bytes.
     pub returns_bytes: bool,
+    /// Whether its payload, or the part of it that was not copied, follows from what this one call copied.
+    pub compares: bool,
 }
 
 const fn fexit(target: &'static str, arguments: usize, program: &'static str) -> Form {
@@ -462,6 +464,16 @@ macro_rules! syscalls {
                         | libc::SYS_sendmmsg
                         | libc::SYS_recvmmsg
                         | libc::SYS_io_uring_enter
+                ),
+                compares: matches!(
+                    libc::$number,
+                    libc::SYS_sendfile
+                        | libc::SYS_splice
+                        | libc::SYS_tee
+                        | libc::SYS_vmsplice
+                        | libc::SYS_copy_file_range
+                        | libc::SYS_sendmmsg
+                        | libc::SYS_recvmmsg
                 ),
             }),
         }),*]

@@ -16,10 +16,11 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData, MapError},
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray},
+    programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun},
 };
 use thiserror::Error;
-use zc_profiler_ebpf::{FOLLOWED, ProcessCounters, ProcessKey};
+use zc_profiler_ebpf::{FOLLOWED, ProcessCounters, ProcessKey, Running};
 
 pub use self::{
     filter::Filter,
@@ -105,6 +106,9 @@ impl Evidence {
     }
 }
 
+/// The program that delivers what the task on a CPU has done so far.
+const DELIVER: &str = "deliver_now";
+
 const BTF: &str = "reading the kernel's type information (/sys/kernel/btf/vmlinux)";
 
 /// Why counting could not begin.
@@ -133,6 +137,9 @@ pub enum Error {
         /// What the kernel said.
         reason: String,
     },
+    /// What processes have done and still run could not be fetched.
+    #[error("bpf(BPF_PROG_TEST_RUN) of {DELIVER}: {0}")]
+    Deliver(#[source] ProgramError),
     /// The kernel does not measure programs.
     #[error(
         "bpf(BPF_ENABLE_STATS): {0}; it takes CAP_SYS_ADMIN, so try without --probe-statistics"
@@ -174,6 +181,7 @@ pub struct Probes {
     /// Owns the programs and their links.
     ebpf: Ebpf,
     wanted: Mutex<Wanted>,
+    running: PerCpuArray<MapData, Running>,
     statuses: Vec<Status>,
     evidence: Evidence,
     /// Has the kernel measure programs while it is open.
@@ -244,14 +252,20 @@ impl Probes {
         }
         let ledger = open_ledger(&mut ebpf, plan.processes)?;
         exclude_from_dma(&mut ebpf, &pio_disks)?;
-        let wanted = Wanted::open(&mut ebpf, scope)?;
+        load_deliver(&mut ebpf).map_err(Error::Deliver)?;
+        let running = take(&mut ebpf, "RUNNING")?;
+        let wanted = Wanted::take(&mut ebpf)?;
         let probes = Self {
             ebpf,
             wanted: Mutex::new(wanted),
+            running,
             statuses,
             evidence,
             statistics,
         };
+        // What was done before is nobody's.
+        probes.deliver()?;
+        probes.wanted().open(scope)?;
         Ok((probes, ledger, environment))
     }
 
@@ -261,12 +275,48 @@ impl Probes {
     ///
     /// If something of it is not there, or there is no room; then those are counted who were before.
     pub fn filter(&self, filter: &Filter, ledger: &Ledger) -> Result<(), Error> {
+        self.deliver()?;
         self.wanted().change(filter, ledger)
     }
 
     /// Has no program count anything any more.
     pub fn disable(&self) {
+        if let Err(error) = self.deliver() {
+            log::debug!("before closing the gate: {error}");
+        }
         self.wanted().disable();
+    }
+
+    /// Has what processes have done since they came onto their CPUs added to their entries: to be called
+    /// before those are read.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not run the program that does it.
+    pub fn deliver(&self) -> Result<(), Error> {
+        let name = "RUNNING";
+        let all = (self.running.get(&0, 0)).map_err(|source| Error::Map { name, source })?;
+        let missing = || Error::Deliver(ProgramError::NotLoaded);
+        let program = self.ebpf.program(DELIVER).ok_or_else(missing)?;
+        let program: &RawTracePoint = program.try_into().map_err(Error::Deliver)?;
+        // On x86-64 the possible CPUs have the numbers from 0 on.
+        for (cpu, running) in (0..).zip(all.iter()) {
+            // Who has done nothing is not interrupted.
+            if running.pending.touched == 0 {
+                continue;
+            }
+            let options = RawTracePointRunOptions {
+                cpu: Some(cpu),
+                ..RawTracePointRunOptions::new()
+            };
+            match program.test_run(options) {
+                // It was taken offline, and whoever ran there has left it.
+                Err(ProgramError::SyscallError(error))
+                    if error.io_error.raw_os_error() == Some(libc::ENXIO) => {}
+                result => _ = result.map_err(Error::Deliver)?,
+            }
+        }
+        Ok(())
     }
 
     /// Processes that will not be seen again.
@@ -390,6 +440,15 @@ fn open_ledger(ebpf: &mut Ebpf, room: u32) -> Result<Ledger, Error> {
     }
     let (dropped, created) = (take(ebpf, "DROPPED")?, take(ebpf, "CREATED")?);
     Ok(Ledger::new(processes, descriptor, dropped, created, room))
+}
+
+/// It is attached to nothing.
+fn load_deliver(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
+    let program: &mut RawTracePoint = ebpf
+        .program_mut(DELIVER)
+        .ok_or(ProgramError::NotLoaded)?
+        .try_into()?;
+    program.load()
 }
 
 /// What is asked of these disks is no DMA.

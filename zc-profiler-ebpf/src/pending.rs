@@ -1,0 +1,200 @@
+//! What processes do, on its way into the ledger.
+//!
+//! Each CPU has one [`Running`], and it always belongs to the running task: whatever that does is added
+//! here, without looking anything up and without a cache line that another CPU writes to. The scheduler's
+//! program delivers it to the process's entry when the task leaves the CPU; user space has it delivered
+//! before it reads the ledger.
+//!
+//! Each addition is one instruction, so it is exact although user space's request interrupts programs, and
+//! although, on kernels that preempt inside programs, a task may be taken off the CPU in the middle of one:
+//! it goes on with what is its own again. [`Pending::touched`] only tells where to look. It is set before the
+//! addition, so it may name too much, but never too little: a request leaves it as it is, and a task that was
+//! preempted gets back what it had touched.
+//!
+//! Interrupts themselves never add anything here.
+
+use aya_ebpf::{
+    macros::{map, raw_tracepoint},
+    maps::PerCpuArray,
+    programs::RawTracePointContext,
+};
+use zc_profiler_ebpf::{Direction, Lost, Method, MethodCounters, Pending, Running};
+
+use crate::{
+    call::take_number,
+    kernel::Task,
+    process::{self, Entry, add, of_method},
+};
+
+#[map]
+static RUNNING: PerCpuArray<Running> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's, of the running task.
+#[inline(always)]
+pub fn running() -> Option<*mut Running> {
+    RUNNING.get_ptr_mut(0)
+}
+
+#[inline(always)]
+fn touch(running: *mut Running, bits: u64) {
+    // SAFETY: this CPU's value; volatile keeps it before the addition.
+    unsafe {
+        let touched = &raw mut (*running).pending.touched;
+        touched.write_volatile(touched.read_volatile() | bits);
+    }
+}
+
+/// The counters of a method, which are about to change.
+#[inline(always)]
+pub fn method(running: *mut Running, method: Method) -> *mut MethodCounters {
+    touch(running, 1 << method as u8);
+    // SAFETY: this CPU's value; the index is a constant in bounds.
+    unsafe { &raw mut (*running).pending.methods[method as usize] }
+}
+
+/// The same for a method that only the kernel knows; `None` if there is no such method.
+#[inline(always)]
+pub fn any_method(running: *mut Running, method: u8) -> Option<*mut MethodCounters> {
+    touch(running, 1 << (method & 15));
+    // SAFETY: this CPU's value.
+    of_method(unsafe { &raw mut (*running).pending.methods }, method)
+}
+
+/// Adds a copy that the running task made.
+#[inline(always)]
+pub fn add_copy(running: *mut Running, method: u8, direction: Direction, bytes: u64) {
+    if let Some(counters) = any_method(running, method) {
+        // SAFETY: this CPU's value; the index is in bounds.
+        unsafe {
+            add(&raw mut (*counters).copies[direction as usize], 1);
+            add(&raw mut (*counters).copied_bytes[direction as usize], bytes);
+        }
+    }
+}
+
+#[inline(always)]
+pub fn add_fault(major: bool, user: bool) {
+    let Some(running) = running() else {
+        return;
+    };
+    touch(running, Pending::FAULTS);
+    // SAFETY: this CPU's value.
+    unsafe {
+        if major {
+            add(&raw mut (*running).pending.major_faults, 1);
+        } else {
+            add(&raw mut (*running).pending.minor_faults, 1);
+        }
+        if user {
+            add(&raw mut (*running).pending.user_faults, 1);
+        }
+    }
+}
+
+#[inline(always)]
+pub fn add_lost(running: *mut Running, reason: Lost, bytes: u64) {
+    touch(running, Pending::LOST);
+    // SAFETY: this CPU's value; the index is in bounds.
+    unsafe {
+        add(
+            &raw mut (*running).pending.lost_bytes[reason as usize],
+            bytes,
+        )
+    }
+}
+
+/// Adds payload of the running task, unless that is a kernel thread.
+#[inline(always)]
+pub fn add_payload(of: Method, bytes: u64) {
+    if let Some(running) = running_process() {
+        // SAFETY: this CPU's value.
+        unsafe { add(&raw mut (*method(running, of)).payload_bytes, bytes) }
+    }
+}
+
+/// The same for payload that no copy carried.
+#[inline(always)]
+pub fn add_zero_copy(of: Method, bytes: u64) {
+    if let Some(running) = running_process() {
+        // SAFETY: this CPU's value.
+        unsafe { add(&raw mut (*method(running, of)).zero_copy_bytes, bytes) }
+    }
+}
+
+#[inline(always)]
+fn running_process() -> Option<*mut Running> {
+    if Task::current().is_kernel_thread() {
+        return None;
+    }
+    running()
+}
+
+/// `SEC("raw_tp")`, attached to nothing: user space has it run on a CPU (`BPF_PROG_TEST_RUN` with
+/// `BPF_F_TEST_RUN_ON_CPU`, from 5.10 on), by an interrupt of whatever runs there.
+///
+/// Delivers what the task that runs there has done. Without it, what a process does would show when it
+/// leaves its CPU only.
+#[raw_tracepoint]
+pub fn deliver_now(_ctx: RawTracePointContext) -> i32 {
+    deliver();
+    0
+}
+
+/// Delivers what the running task has done so far.
+#[inline(always)]
+pub fn deliver() {
+    if let Some(running) = running() {
+        // SAFETY: this CPU's value.
+        let touched = unsafe { (&raw const (*running).pending.touched).read_volatile() };
+        if touched != 0 {
+            give(running, touched, process::of(Task::current()));
+        }
+    }
+}
+
+/// Empties what is pending into an entry; if there is none, nobody wants it.
+#[inline(always)]
+pub fn give(running: *mut Running, touched: u64, entry: Option<Entry>) {
+    // SAFETY: this CPU's value, to which nothing is added meanwhile: interrupts are off, or it is this
+    // very task that runs.
+    let pending = unsafe { &mut (*running).pending };
+    let counters = entry.map(Entry::counters);
+    macro_rules! give {
+        ($($field:tt)+) => {{
+            // SAFETY: a reference is valid; volatile keeps the load whole.
+            if unsafe { (&raw const pending.$($field)+).read_volatile() } != 0 {
+                let number = take_number(&mut pending.$($field)+);
+                if let Some(counters) = counters {
+                    // SAFETY: a live map value; indices are in bounds.
+                    add(unsafe { &raw mut (*counters).$($field)+ }, number);
+                }
+            }
+        }};
+    }
+    if touched & (Pending::FAULTS | Pending::LOST) != 0 {
+        give!(user_faults);
+        give!(minor_faults);
+        give!(major_faults);
+        give!(lost_bytes[0]);
+        give!(lost_bytes[1]);
+        give!(lost_bytes[2]);
+        give!(lost_bytes[3]);
+    }
+    let mut left = touched & (Pending::FAULTS - 1);
+    let mut index = 0;
+    while index < Method::ALL.len() && left != 0 {
+        if left & 1 != 0 {
+            give!(methods[index].calls);
+            give!(methods[index].payload_bytes);
+            give!(methods[index].zero_copy_bytes);
+            give!(methods[index].copies[0]);
+            give!(methods[index].copied_bytes[0]);
+            give!(methods[index].copies[1]);
+            give!(methods[index].copied_bytes[1]);
+            give!(methods[index].copies[2]);
+            give!(methods[index].copied_bytes[2]);
+        }
+        left >>= 1;
+        index += 1;
+    }
+}
