@@ -8,8 +8,8 @@ use aya_ebpf::{
     },
 };
 use zc_profiler_ebpf::{
-    ABSENT, COLLECTED, COMPARED, Direction, KernelLayout, Method, NO_PAYLOAD, ProcessKey, SYSCALLS,
-    SyscallMethods, TICK_NANOSECONDS,
+    ABSENT, COLLECTED, COMPARED, Direction, KernelLayout, Method, NO_PAYLOAD, ProcessKey,
+    SIDE_KERNEL, SIDE_NONE, SIDE_PAGES, SIDE_USER, SYSCALLS, SyscallMethods, TICK_NANOSECONDS,
 };
 
 #[unsafe(no_mangle)]
@@ -300,6 +300,16 @@ pub fn in_interrupt() -> bool {
     count & SERVING_INTERRUPT != 0
 }
 
+#[inline(always)]
+fn side(iter_type: u8) -> u8 {
+    let layout = (&raw const LAYOUT).cast::<KernelLayout>();
+    // SAFETY: `Global` is a transparent wrapper around the value, and the array has all indices.
+    unsafe {
+        let sides = (&raw const (*layout).iter_sides).cast::<u8>();
+        sides.add(usize::from(iter_type)).read_volatile()
+    }
+}
+
 /// What the type of an `iov_iter` says about a copy.
 pub enum Side {
     User,
@@ -317,12 +327,12 @@ impl Side {
 
     #[inline(always)]
     pub fn of_type(iter_type: u8) -> Self {
-        let bit = 1u64 << ((u64::from(iter_type) >> layout!(iter_type_shift)) & 63);
-        if bit & u64::from(layout!(iter_user)) != 0 {
+        let side = side(iter_type);
+        if side & SIDE_USER != 0 {
             Self::User
-        } else if bit & u64::from(layout!(iter_kernel)) != 0 {
+        } else if side & SIDE_KERNEL != 0 {
             Self::Kernel
-        } else if bit & u64::from(layout!(iter_none)) != 0 {
+        } else if side & SIDE_NONE != 0 {
             Self::None
         } else {
             Self::Unknown
@@ -332,9 +342,7 @@ impl Side {
     /// Whether `iter`, as above, takes pages as they are, and copies of what is in none.
     #[inline(always)]
     pub fn takes_pages(iter: *const u8) -> bool {
-        let iter_type: u8 = field(iter, layout!(iter_type));
-        let bit = 1u64 << ((u64::from(iter_type) >> layout!(iter_type_shift)) & 63);
-        bit & u64::from(layout!(iter_pages)) != 0
+        side(field(iter, layout!(iter_type))) & SIDE_PAGES != 0
     }
 
     /// The direction of a copy whose user side, if it has one, is `user`.

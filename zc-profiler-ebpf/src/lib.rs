@@ -357,15 +357,13 @@ pub struct Pending {
     pub major_faults: u64,
     /// [`ProcessCounters::lost_bytes`].
     pub lost_bytes: [u64; Lost::ALL.len()],
-    /// Where there may be anything: one bit for each [`Method`], [`Self::FAULTS`], [`Self::LOST`].
+    /// Where there may be anything: one bit for each [`Method`], and [`Self::OTHERS`].
     pub touched: u64,
 }
 
 impl Pending {
-    /// The faults.
-    pub const FAULTS: u64 = 1 << Method::ALL.len();
-    /// The lost bytes.
-    pub const LOST: u64 = Self::FAULTS << 1;
+    /// Faults and lost bytes.
+    pub const OTHERS: u64 = 1 << Method::ALL.len();
 }
 
 /// What belongs to the task that runs on a CPU.
@@ -441,6 +439,15 @@ impl Call {
     pub const UNKNOWN: u64 = 4;
 }
 
+/// In [`KernelLayout::iter_sides`]: user memory.
+pub const SIDE_USER: u8 = 1;
+/// Kernel memory.
+pub const SIDE_KERNEL: u8 = 2;
+/// Nothing is copied.
+pub const SIDE_NONE: u8 = 4;
+/// Beside that: it takes pages, and copies of what is in none.
+pub const SIDE_PAGES: u8 = 8;
+
 /// An offset or address that the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
 
@@ -468,14 +475,6 @@ pub struct KernelLayout {
     /// From `task_struct.stack` to the saved user registers.
     pub stack_regs: u32,
     pub iter_type: u32,
-    /// `iter_type >> this` numbers the types from 0 (5.10 keeps one bit a type).
-    pub iter_type_shift: u32,
-    /// Types, one bit each, whose other side is user memory.
-    pub iter_user: u32,
-    /// Types whose other side is kernel memory.
-    pub iter_kernel: u32,
-    /// Types that copy nothing.
-    pub iter_none: u32,
     pub msghdr_msg_iter: u32,
     pub skb_data_len: u32,
     pub vm_fault_page: u32,
@@ -512,8 +511,8 @@ pub struct KernelLayout {
     /// The same for a head that is part of a page.
     pub skb_head_frag: u32,
     pub skb_head_frag_bit: u32,
-    /// Types among `iter_none` that take pages, and copies of what is in none, one bit each.
-    pub iter_pages: u32,
+    /// For each value that `iter_type` can have what its other side is, [`SIDE_USER`] and so on; 0 if unknown.
+    pub iter_sides: [u8; 256],
     /// `ubuf_info.ops`; before 6.10 `callback`.
     pub ubuf_callback: u32,
     pub net_device_parent: u32,
@@ -565,6 +564,7 @@ pub struct KernelLayout {
     pub has_task_pt_regs: u32,
     /// Whether a task can be preempted inside a program, so that each has a double.
     pub preemptible: u32,
+    pub reserved: u32,
     /// What `ubuf_callback` holds for `MSG_ZEROCOPY`, 0 if unknown.
     pub zerocopy_callback: u64,
     /// The same for requests of an `io_uring`.
@@ -592,10 +592,6 @@ impl KernelLayout {
         regs_orig_ax: ABSENT,
         stack_regs: ABSENT,
         iter_type: ABSENT,
-        iter_type_shift: 0,
-        iter_user: 0,
-        iter_kernel: 0,
-        iter_none: 0,
         msghdr_msg_iter: ABSENT,
         skb_data_len: ABSENT,
         vm_fault_page: ABSENT,
@@ -626,7 +622,7 @@ impl KernelLayout {
         skb_cloned_bit: 0,
         skb_head_frag: ABSENT,
         skb_head_frag_bit: 0,
-        iter_pages: 0,
+        iter_sides: [0; 256],
         ubuf_callback: ABSENT,
         net_device_parent: ABSENT,
         bio_opf: ABSENT,
@@ -660,6 +656,7 @@ impl KernelLayout {
         has_task_btf: 0,
         has_task_pt_regs: 0,
         preemptible: 0,
+        reserved: 0,
         zerocopy_callback: 0,
         io_uring_callback: 0,
         per_cpu_offset: 0,
@@ -711,7 +708,7 @@ const _: () = {
     assert!(size_of::<KernelLayout>().is_multiple_of(8));
     // An odd number of fields before would leave a gap: then one that is reserved belongs there.
     assert!(
-        core::mem::offset_of!(KernelLayout, preemptible) + 4
+        core::mem::offset_of!(KernelLayout, reserved) + 4
             == core::mem::offset_of!(KernelLayout, zerocopy_callback)
     );
     assert!(Method::ALL[Method::Other as usize] as u8 == Method::Other as u8);

@@ -21,7 +21,6 @@ use aya_ebpf::{
 use zc_profiler_ebpf::{Direction, Lost, Method, MethodCounters, Pending, Running};
 
 use crate::{
-    call::take_number,
     kernel::Task,
     process::{self, Entry, add, of_method},
 };
@@ -77,7 +76,7 @@ pub fn add_fault(major: bool, user: bool) {
     let Some(running) = running() else {
         return;
     };
-    touch(running, Pending::FAULTS);
+    touch(running, Pending::OTHERS);
     // SAFETY: this CPU's value.
     unsafe {
         if major {
@@ -93,7 +92,7 @@ pub fn add_fault(major: bool, user: bool) {
 
 #[inline(always)]
 pub fn add_lost(running: *mut Running, reason: Lost, bytes: u64) {
-    touch(running, Pending::LOST);
+    touch(running, Pending::OTHERS);
     // SAFETY: this CPU's value; the index is in bounds.
     unsafe {
         add(
@@ -153,25 +152,30 @@ pub fn deliver() {
 }
 
 /// Empties what is pending into an entry; if there is none, nobody wants it.
+///
+/// Nothing is added meanwhile: interrupts are off, or it is this very task that runs.
 #[inline(always)]
 pub fn give(running: *mut Running, touched: u64, entry: Option<Entry>) {
-    // SAFETY: this CPU's value, to which nothing is added meanwhile: interrupts are off, or it is this
-    // very task that runs.
-    let pending = unsafe { &mut (*running).pending };
-    let counters = entry.map(Entry::counters);
+    let Some(entry) = entry else {
+        discard(running, touched);
+        return;
+    };
+    let counters = entry.counters();
     macro_rules! give {
-        ($($field:tt)+) => {{
-            // SAFETY: a reference is valid; volatile keeps the load whole.
-            if unsafe { (&raw const pending.$($field)+).read_volatile() } != 0 {
-                let number = take_number(&mut pending.$($field)+);
-                if let Some(counters) = counters {
-                    // SAFETY: a live map value; indices are in bounds.
-                    add(unsafe { &raw mut (*counters).$($field)+ }, number);
+        ($($field:tt)+) => {
+            // SAFETY: this CPU's value and a live map value; indices are in bounds. Volatile keeps the
+            // accesses whole and apart.
+            unsafe {
+                let number = &raw mut (*running).pending.$($field)+;
+                let taken = number.read_volatile();
+                if taken != 0 {
+                    number.write_volatile(0);
+                    add(&raw mut (*counters).$($field)+, taken);
                 }
             }
-        }};
+        };
     }
-    if touched & (Pending::FAULTS | Pending::LOST) != 0 {
+    if touched & Pending::OTHERS != 0 {
         give!(user_faults);
         give!(minor_faults);
         give!(major_faults);
@@ -180,7 +184,7 @@ pub fn give(running: *mut Running, touched: u64, entry: Option<Entry>) {
         give!(lost_bytes[2]);
         give!(lost_bytes[3]);
     }
-    let mut left = touched & (Pending::FAULTS - 1);
+    let mut left = touched & !Pending::OTHERS;
     let mut index = 0;
     while index < Method::ALL.len() && left != 0 {
         if left & 1 != 0 {
@@ -193,6 +197,42 @@ pub fn give(running: *mut Running, touched: u64, entry: Option<Entry>) {
             give!(methods[index].copied_bytes[1]);
             give!(methods[index].copies[2]);
             give!(methods[index].copied_bytes[2]);
+        }
+        left >>= 1;
+        index += 1;
+    }
+}
+
+#[inline(always)]
+fn discard(running: *mut Running, touched: u64) {
+    macro_rules! clear {
+        ($($field:tt)+) => {
+            // SAFETY: this CPU's value; indices are in bounds. Volatile, or it would be one call of memset.
+            unsafe { (&raw mut (*running).pending.$($field)+).write_volatile(0) }
+        };
+    }
+    if touched & Pending::OTHERS != 0 {
+        clear!(user_faults);
+        clear!(minor_faults);
+        clear!(major_faults);
+        clear!(lost_bytes[0]);
+        clear!(lost_bytes[1]);
+        clear!(lost_bytes[2]);
+        clear!(lost_bytes[3]);
+    }
+    let mut left = touched & !Pending::OTHERS;
+    let mut index = 0;
+    while index < Method::ALL.len() && left != 0 {
+        if left & 1 != 0 {
+            clear!(methods[index].calls);
+            clear!(methods[index].payload_bytes);
+            clear!(methods[index].zero_copy_bytes);
+            clear!(methods[index].copies[0]);
+            clear!(methods[index].copied_bytes[0]);
+            clear!(methods[index].copies[1]);
+            clear!(methods[index].copied_bytes[1]);
+            clear!(methods[index].copies[2]);
+            clear!(methods[index].copied_bytes[2]);
         }
         left >>= 1;
         index += 1;

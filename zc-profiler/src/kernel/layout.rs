@@ -1,6 +1,6 @@
 //! What the eBPF programs must know of the running kernel's structures.
 
-use zc_profiler_ebpf::{ABSENT, KernelLayout};
+use zc_profiler_ebpf::{ABSENT, KernelLayout, SIDE_KERNEL, SIDE_NONE, SIDE_PAGES, SIDE_USER};
 
 use super::{btf::Btf, symbols::Symbols};
 
@@ -76,12 +76,17 @@ const SHARED_FRAG_TX: u32 = 1 << 5;
 /// `THREAD_SIZE` on x86-64; where it matters (before 5.15) no padding lies above the registers.
 const THREAD_SIZE: u32 = 16384;
 
-/// The types of an `iov_iter` that copy from or to user memory, kernel memory, or nothing.
-const USER: [&str; 2] = ["ITER_IOVEC", "ITER_UBUF"];
-const KERNEL: [&str; 3] = ["ITER_KVEC", "ITER_BVEC", "ITER_FOLIOQ"];
-const NONE: [&str; 3] = ["ITER_PIPE", "ITER_XARRAY", "ITER_DISCARD"];
-/// Those of the last that take pages as they are, but nothing else.
-const PAGES: [&str; 2] = ["ITER_PIPE", "ITER_XARRAY"];
+/// The types of an `iov_iter` and what their other side is.
+const SIDES: [(&str, u8); 8] = [
+    ("ITER_IOVEC", SIDE_USER),
+    ("ITER_UBUF", SIDE_USER),
+    ("ITER_KVEC", SIDE_KERNEL),
+    ("ITER_BVEC", SIDE_KERNEL),
+    ("ITER_FOLIOQ", SIDE_KERNEL),
+    ("ITER_PIPE", SIDE_NONE | SIDE_PAGES),
+    ("ITER_XARRAY", SIDE_NONE | SIDE_PAGES),
+    ("ITER_DISCARD", SIDE_NONE),
+];
 
 /// The layout, and what of it is missing, each with the name of the missing member or symbol.
 #[must_use]
@@ -112,7 +117,6 @@ pub fn resolve(btf: &Btf, symbols: &Symbols) -> (KernelLayout, Vec<(Need, String
             "iov_iter",
             if bitwise { "type" } else { "iter_type" },
         ),
-        iter_type_shift: if bitwise { 2 } else { 0 },
         msghdr_msg_iter: member(Need::Message, "msghdr", "msg_iter"),
         skb_data_len: member(Need::Skb, "sk_buff", "data_len"),
         vm_fault_page: member(Need::Fault, "vm_fault", "page"),
@@ -155,18 +159,19 @@ pub fn resolve(btf: &Btf, symbols: &Symbols) -> (KernelLayout, Vec<(Need, String
         }
     }
     layout.stack_regs = THREAD_SIZE - btf.size("pt_regs").unwrap_or_default();
-    let types = |names: &[&str]| {
-        names
-            .iter()
-            .filter_map(|name| btf.enumerator("iter_type", name))
-            .fold(0, |bits, value| {
-                bits | 1 << ((value >> layout.iter_type_shift) & 31)
-            })
-    };
-    (layout.iter_user, layout.iter_kernel, layout.iter_none) =
-        (types(&USER), types(&KERNEL), types(&NONE));
-    layout.iter_pages = types(&PAGES);
-    if layout.iter_user == 0 {
+    for (name, side) in SIDES {
+        let Some(value) = btf.enumerator("iter_type", name) else {
+            continue;
+        };
+        // The two lowest bits of bitwise types tell the direction and a detail.
+        for (field, sides) in (0u32..).zip(&mut layout.iter_sides) {
+            let same = if bitwise { field & !3 } else { field } == value;
+            if same {
+                *sides = side;
+            }
+        }
+    }
+    if !layout.iter_sides.contains(&SIDE_USER) {
         missing.push((Need::Iter, "enum iter_type".into()));
     }
     let first = |names: &[&str]| names.iter().find_map(|name| symbols.address(name));
