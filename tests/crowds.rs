@@ -216,7 +216,7 @@ fn what_there_is_no_room_for_is_counted_as_other() {
         if by_filter {
             // What has ended goes in two rounds.
             for _ in 0..2 {
-                profiler.retire(drop).expect("retire");
+                profiler.retire(|_| {}, drop).expect("retire");
             }
             let filter = Filter {
                 pids: vec![filtered.pid.cast_unsigned()],

@@ -20,6 +20,7 @@ mod monitoring;
 mod network;
 mod nginx;
 mod package;
+mod pending;
 mod picture;
 mod postgres;
 mod privileges;

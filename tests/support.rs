@@ -32,7 +32,7 @@ pub fn profiler() -> &'static Profiler {
 pub fn make_room() {
     if let Some(profiler) = PROFILER.get() {
         profiler
-            .retire(drop)
+            .retire(|_| {}, drop)
             .unwrap_or_else(|error| panic!("making room in the ledger: {error}"));
     }
 }

@@ -1,9 +1,9 @@
 //! Context switches and page faults equal the kernel's own accounts; mode switches follow from the
 //! calls.
 
-use std::{ptr, thread, time::Duration};
+use std::{ptr, sync::atomic::Ordering, thread, time::Duration};
 
-use crate::support::{Measured, measure, ok, path};
+use crate::support::{Child, Measured, measure, ok, path, shared};
 
 fn assert_accounts_agree(measured: &Measured) {
     let (counters, accounts) = (&measured.counters, measured.accounts);
@@ -40,16 +40,25 @@ fn sleeping_is_a_voluntary_switch() {
 
 #[test]
 fn being_preempted_is_an_involuntary_switch() {
-    let rivals: Vec<_> = (0..2)
-        .map(|_| crate::support::Child::working(|| spin(Duration::from_millis(600))))
+    let done = shared();
+    let cpus = std::thread::available_parallelism().expect("a number of CPUs");
+    let rivals: Vec<_> = (0..2 * cpus.get())
+        .map(|_| {
+            Child::working(|| {
+                while done.load(Ordering::SeqCst) == 0 {
+                    std::hint::spin_loop();
+                }
+            })
+        })
         .collect();
     let measured = measure(|| spin(Duration::from_millis(300)));
+    done.store(1, Ordering::SeqCst);
     for rival in rivals {
         rival.wait_exited();
     }
     assert!(
         measured.counters.context_switches.involuntary > 0,
-        "three spinners share the CPUs"
+        "more spinners than CPUs"
     );
     assert_accounts_agree(&measured);
     path("involuntary context switches");

@@ -331,7 +331,7 @@ impl Suite<'_> {
             },
             terminal: None,
             systemd: installation.is_some(),
-            cpus: None,
+            cpus: installation.map(|_| 2),
             share: paths.parent(),
             forward: None,
             limit: Some(TIMEOUT),

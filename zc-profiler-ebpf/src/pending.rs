@@ -129,19 +129,12 @@ fn running_process() -> Option<*mut Running> {
 }
 
 /// `SEC("raw_tp")`, attached to nothing: user space has it run on a CPU (`BPF_PROG_TEST_RUN` with
-/// `BPF_F_TEST_RUN_ON_CPU`, from 5.10 on), by an interrupt of whatever runs there.
+/// `BPF_F_TEST_RUN_ON_CPU`, from 5.10 on), in an interrupt of whatever runs there, and on one CPU at a time.
 ///
 /// Delivers what the task that runs there has done. Without it, what a process does would show when it
 /// leaves its CPU only.
 #[raw_tracepoint]
 pub fn deliver_now(_ctx: RawTracePointContext) -> i32 {
-    deliver();
-    0
-}
-
-/// Delivers what the running task has done so far.
-#[inline(always)]
-pub fn deliver() {
     if let Some(running) = running() {
         // SAFETY: this CPU's value.
         let touched = unsafe { (&raw const (*running).pending.touched).read_volatile() };
@@ -149,11 +142,24 @@ pub fn deliver() {
             give(running, touched, process::of(Task::current()));
         }
     }
+    0
+}
+
+/// The running task's process is about to be let in: if nobody has wanted it so far, what it has done is
+/// nobody's.
+#[inline(always)]
+pub fn begin_to_count() {
+    if process::of(Task::current()).is_none()
+        && let Some(running) = running()
+    {
+        // Whoever delivers meanwhile discards as well.
+        discard(running, u64::MAX);
+    }
 }
 
 /// Empties what is pending into an entry; if there is none, nobody wants it.
 ///
-/// Nothing is added meanwhile: interrupts are off, or it is this very task that runs.
+/// Nobody else does so meanwhile, nor is anything added: interrupts are off, or it is [`deliver_now`].
 #[inline(always)]
 pub fn give(running: *mut Running, touched: u64, entry: Option<Entry>) {
     let Some(entry) = entry else {

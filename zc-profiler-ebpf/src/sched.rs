@@ -120,8 +120,7 @@ tracepoint_program! {
             let comm: *const u8 = ctx.arg(1);
             let tickets = filter::tickets_of_comm(comm);
             if tickets != 0 {
-                // What it did under its old name is not wanted.
-                pending::deliver();
+                pending::begin_to_count();
             }
             if let Some(entry) = process::existing_or_wanted(task, tickets) {
                 entry.add_tickets(tickets);
@@ -142,10 +141,9 @@ tracepoint_program! {
         // By now it is there, in whatever hierarchy this is.
         let task = Task::from_argument(ctx.arg(2));
         let tickets = filter::tickets_of_cgroup(task);
-        if tickets != 0 {
-            // What it did before is not wanted, as far as it is the running task; of one that runs on
-            // another CPU, what it has done since it came there is.
-            pending::deliver();
+        // Of one that runs on another CPU, what it has done since it came there is counted.
+        if tickets != 0 && task.is(Task::current()) {
+            pending::begin_to_count();
         }
         if let Some(entry) = process::existing_or_wanted(task, tickets) {
             entry.add_cgroup_tickets(tickets);

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     Error, Profiler,
     identity::Services,
-    ledger::{Grouping, Groups, Process, Snapshot},
+    ledger::{Grouping, Groups, Process, Raw, Snapshot},
 };
 
 /// A profiler, and the groups that its processes are summed in.
@@ -29,16 +29,13 @@ impl State {
         });
     }
 
-    /// Counts every process of the ledger; most have done nothing since the last time.
-    fn count_all(&mut self, profiler: &Profiler) -> Result<(Snapshot, usize), Error> {
-        let now = Instant::now();
-        profiler.visit(|raw| {
-            let fingerprint = raw.fingerprint();
-            if !self.groups.count_unchanged(raw.key, fingerprint, now) {
-                self.count(&[raw.process()], now);
-                self.groups.remember(raw.key, fingerprint);
-            }
-        })
+    /// Counts a process of the ledger; most have done nothing since the last time.
+    fn look_at(&mut self, raw: Raw<'_>, now: Instant) {
+        let fingerprint = raw.fingerprint();
+        if !self.groups.count_unchanged(raw.key, fingerprint, now) {
+            self.count(&[raw.process()], now);
+            self.groups.remember(raw.key, fingerprint);
+        }
     }
 }
 
@@ -66,7 +63,8 @@ impl Accounts {
     /// If the kernel refuses to read its maps.
     pub fn show<T>(&self, show: impl FnOnce(&Snapshot, usize, &Groups) -> T) -> Result<T, Error> {
         let mut state = self.lock();
-        let (snapshot, processes) = state.count_all(&self.profiler)?;
+        let now = Instant::now();
+        let (snapshot, processes) = self.profiler.visit(|raw| state.look_at(raw, now))?;
         state.groups.expire(Instant::now());
         Ok(show(&snapshot, processes, &state.groups))
     }
@@ -78,10 +76,11 @@ impl Accounts {
     /// If the kernel refuses to read or change its maps.
     pub fn retire(&self) -> Result<(), Error> {
         let mut state = self.lock();
-        // Should nobody scrape, every process is looked at while it is there.
-        state.count_all(&self.profiler)?;
+        let now = Instant::now();
         let mut gone = Vec::new();
-        let result = self.profiler.retire(|process| gone.push(process));
+        // Should nobody scrape, every process is looked at while it is there.
+        let look = |raw: Raw<'_>| state.look_at(raw, now);
+        let result = self.profiler.retire(look, |process| gone.push(process));
         state.count(&gone, Instant::now());
         state.groups.forget(&gone);
         result

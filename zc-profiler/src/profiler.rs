@@ -126,8 +126,8 @@ impl Profiler {
     /// # Errors
     ///
     /// If the kernel refuses to read its maps.
-    pub fn is_filling(&self) -> Result<bool, Error> {
-        Ok(self.ledger.is_filling()?)
+    pub fn is_filling(&self, routine: bool) -> Result<bool, Error> {
+        Ok(self.ledger.is_filling(routine)?)
     }
 
     /// Shows each process as it is in the kernel's map; see [`Ledger::visit`].
@@ -147,9 +147,13 @@ impl Profiler {
     /// # Errors
     ///
     /// If the kernel refuses to read or change its maps.
-    pub fn retire(&self, mut last: impl FnMut(Process)) -> Result<(), Error> {
+    pub fn retire(
+        &self,
+        each: impl FnMut(Raw<'_>),
+        mut last: impl FnMut(Process),
+    ) -> Result<(), Error> {
         let mut gone = Vec::new();
-        let result = self.ledger.retire(|process| {
+        let result = self.ledger.retire(each, |process| {
             gone.push(process.key);
             last(process);
         });

@@ -318,8 +318,8 @@ async fn retire(accounts: Arc<Accounts>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     for look in (0..LOOKS).cycle() {
         ticks.tick().await;
-        let due = match accounts.profiler().is_filling() {
-            Ok(filling) => filling || look == 0,
+        let due = match accounts.profiler().is_filling(look == 0) {
+            Ok(filling) => filling,
             Err(error) => {
                 log::error!("looking for room in the ledger: {error}");
                 false

@@ -196,16 +196,17 @@ impl Ledger {
         Ok(snapshot)
     }
 
-    /// Whether so many processes have come since the last [`Self::retire`] that the next is due.
+    /// Whether so many processes have come since the last [`Self::retire`] that the next is due, or, at
+    /// routine times, any at all.
     ///
     /// # Errors
     ///
     /// If the kernel refuses to read its maps.
-    pub fn is_filling(&self) -> Result<bool, Error> {
+    pub fn is_filling(&self, routine: bool) -> Result<bool, Error> {
         // So that a crowd is noticed while there is room for the next few of its size.
         const SHARE: u32 = 16;
         let new = self.created()? - lock(&self.retired).created;
-        Ok(new >= u64::from(self.room / SHARE))
+        Ok(new >= u64::from(self.room / SHARE) || routine && new > 0)
     }
 
     fn created(&self) -> Result<u64, Error> {
@@ -215,22 +216,28 @@ impl Ledger {
         })
     }
 
-    /// Makes room: takes processes that have exited out of the kernel's map, keeps their sum, and
-    /// passes each on with its last counters. To be called between snapshots, so that each exited
-    /// process is seen at least once.
+    /// Makes room: shows each process as [`Self::visit`] does, takes those that have exited out of the
+    /// kernel's map, keeps their sum, and passes each on with its last counters.
     ///
     /// # Errors
     ///
     /// If the kernel refuses to read or change its maps.
-    pub fn retire(&self, mut last: impl FnMut(Process)) -> Result<(), Error> {
+    pub fn retire(
+        &self,
+        mut each: impl FnMut(Raw<'_>),
+        mut last: impl FnMut(Process),
+    ) -> Result<(), Error> {
         let created = self.created()?;
         let mut gone = Vec::new();
+        let hides_followed = self.hides_followed.load(Ordering::Relaxed);
         self.read(|raw| {
             if raw.exited() {
                 gone.push(raw.key);
             }
+            if !(hides_followed && raw.followed()) {
+                each(raw);
+            }
         })?;
-        let hides_followed = self.hides_followed.load(Ordering::Relaxed);
         let mut processes = lock(&self.processes);
         let mut retired = lock(&self.retired);
         retired.created = created;

@@ -181,7 +181,8 @@ pub struct Probes {
     /// Owns the programs and their links.
     ebpf: Ebpf,
     wanted: Mutex<Wanted>,
-    running: PerCpuArray<MapData, Running>,
+    /// The lock is for [`Probes::deliver`].
+    running: Mutex<PerCpuArray<MapData, Running>>,
     statuses: Vec<Status>,
     evidence: Evidence,
     /// Has the kernel measure programs while it is open.
@@ -258,7 +259,7 @@ impl Probes {
         let probes = Self {
             ebpf,
             wanted: Mutex::new(wanted),
-            running,
+            running: Mutex::new(running),
             statuses,
             evidence,
             statistics,
@@ -295,7 +296,9 @@ impl Probes {
     /// If the kernel does not run the program that does it.
     pub fn deliver(&self) -> Result<(), Error> {
         let name = "RUNNING";
-        let all = (self.running.get(&0, 0)).map_err(|source| Error::Map { name, source })?;
+        // The program may not be interrupted by itself.
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = (running.get(&0, 0)).map_err(|source| Error::Map { name, source })?;
         let missing = || Error::Deliver(ProgramError::NotLoaded);
         let program = self.ebpf.program(DELIVER).ok_or_else(missing)?;
         let program: &RawTracePoint = program.try_into().map_err(Error::Deliver)?;
