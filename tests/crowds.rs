@@ -16,9 +16,8 @@ use zc_profiler::{
 };
 
 use crate::{
-    proof::kernel_is,
     serve::Server,
-    support::{Child, make_room, ok},
+    support::{Child, kernel_is, make_room, ok},
 };
 
 const LENGTH: usize = 1_009;

@@ -12,7 +12,7 @@ use zc_profiler::{
     probes::{Evidence, hooks},
 };
 
-use crate::{command_line::PROGRAM, serve::Server};
+use crate::{command_line::PROGRAM, serve::Server, support::release};
 
 /// Runs `doctor` on the lab's disk; what it printed, and its document.
 fn doctor(arguments: &[&str]) -> (Output, String, Value) {
@@ -75,12 +75,7 @@ fn every_path_is_exact_and_the_json_agrees() {
         assert_ne!(row["target"].is_null(), row["reason"].is_null(), "{row}");
         assert!(line.ends_with(hook.lost), "{line}");
     }
-    assert_eq!(
-        document["kernel"],
-        fs::read_to_string("/proc/sys/kernel/osrelease")
-            .expect("release")
-            .trim()
-    );
+    assert_eq!(document["kernel"], release());
     assert_eq!(document["environment"]["btf"], true);
 }
 

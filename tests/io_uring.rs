@@ -20,7 +20,7 @@ use crate::{
     expect::{Expect, check},
     network::{Cable, drained, sent_again},
     ring::{self, Request, Ring},
-    support::{measure, ok, path, profiler, shared},
+    support::{kernel_is, measure, ok, path, profiler, shared},
 };
 
 const CHUNK: usize = 10_007;
@@ -331,8 +331,7 @@ fn a_zero_copy_send_is_copied_at_the_end_of_a_cable_too() {
     path("io_uring SEND_ZC over veth");
 }
 
-/// Since 6.0.
-fn has_send_zc() -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("release");
-    !release.starts_with("5.")
+/// Whether this kernel sends without a copy: since 6.0.
+pub fn has_send_zc() -> bool {
+    !kernel_is("5.")
 }

@@ -5,16 +5,10 @@ use std::{fs, process::Command};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::command_line::PROGRAM;
+use crate::{command_line::PROGRAM, io_uring::has_send_zc};
 
 const PAYLOAD: &str = "1000003";
 const CHUNK: &str = "10007";
-
-/// Whether an `io_uring` of this kernel sends without a copy: since 6.0.
-fn has_send_zc() -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("release");
-    !release.starts_with("5.")
-}
 
 /// Runs these tables; the document.
 fn lab(tables: &[&str]) -> Value {

@@ -18,7 +18,7 @@ use zc_profiler::ledger::{Direction, Method, Process};
 use crate::{
     copies::tcp,
     expect::{Expect, check},
-    support::{Child, ok, profiler, shared, without_copy_on_write},
+    support::{Child, ok, profiler, shared, wait, without_copy_on_write},
 };
 
 /// More than a pipe takes while nobody reads.
@@ -92,10 +92,7 @@ fn drained(mut from: impl Read) -> usize {
 }
 
 fn wait_for_end(child: &Child) {
-    let mut status = 0;
-    // SAFETY: `status` is writable.
-    let waited = unsafe { libc::waitpid(child.pid, &raw mut status, 0) };
-    assert_eq!(waited, child.pid, "waitpid");
+    let status = wait(child.pid, 0);
     let failed = libc::WIFEXITED(status) && libc::WEXITSTATUS(status) != 0;
     assert!(!failed, "child failed: {status:#x}");
 }

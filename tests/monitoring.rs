@@ -25,6 +25,7 @@ use crate::{
     proof::{connect, free_addresses},
     serve::Server,
     services::{Cgroup, source},
+    support::kernel_is,
 };
 
 /// The interval of scrapes, and the range that Grafana would make rates of: four of them.
@@ -235,8 +236,7 @@ fn lose_zero_copy() {
 
 #[test]
 fn a_real_prometheus_counts_what_was_moved_and_answers_every_dashboard() {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("release");
-    if !release.starts_with("6.12.") {
+    if !kernel_is("6.12.") {
         return;
     }
     // One panel shows what the kernel keeps on demand only.

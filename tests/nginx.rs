@@ -35,34 +35,44 @@ impl Nginx {
     pub fn start() -> Self {
         let dir = TempDir::new_in("/lab").expect("directory");
         let root = dir.path().to_str().expect("UTF-8");
-        fs::write(dir.path().join("body"), vec![7; BODY]).expect("write");
         certify(&dir);
         let [by_read, by_sendfile, by_tls] = free_addresses();
-        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|kind| format!("{kind}_temp_path {root}/{kind};\n"))
-            .concat();
         let config = format!(
-            "daemon off; user root; worker_processes 1; pid {root}/pid; error_log stderr;\n\
-             events {{ worker_connections 512; }}\n\
-             http {{ access_log off; root {root}; {temporary}\n\
+            "access_log off;\n\
              server {{ listen {by_read}; sendfile off; }}\n\
              server {{ listen {by_sendfile}; sendfile on; }}\n\
              server {{ listen {by_tls} ssl; sendfile on; ssl_certificate {root}/certificate;\n\
-             ssl_certificate_key {root}/key; }} }}\n",
+             ssl_certificate_key {root}/key; }}",
         );
-        let file = dir.path().join("nginx.conf");
-        fs::write(&file, config).expect("write");
-        let service = Service::start(UNIT, "usr/sbin/nginx", |command| {
-            command.arg("-c").arg(&file);
-        });
         Self {
-            _service: service,
+            _service: start(UNIT, &dir, BODY, &config),
             by_read,
             by_sendfile,
             by_tls,
             _dir: dir,
         }
     }
+}
+
+/// Starts one worker in a unit of its own, which serves `body` bytes from that directory; `http` is the
+/// rest of the configuration's block of that name.
+pub fn start(unit: &str, dir: &TempDir, body: usize, http: &str) -> Service {
+    let root = dir.path().to_str().expect("UTF-8");
+    fs::write(dir.path().join("body"), vec![7; body]).expect("write");
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {root}/{kind};\n"))
+        .concat();
+    let config = format!(
+        "daemon off; user root; worker_processes 1; pid {root}/pid; error_log stderr;\n\
+         events {{ worker_connections 512; }}\n\
+         http {{ root {root}; {temporary}\n\
+         {http} }}\n",
+    );
+    let file = dir.path().join("nginx.conf");
+    fs::write(&file, config).expect("write");
+    Service::start(unit, "usr/sbin/nginx", |command| {
+        command.arg("-c").arg(&file);
+    })
 }
 
 /// The answer to one request: how long its head is, once the body has been checked.

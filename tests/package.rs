@@ -13,6 +13,7 @@ use std::{
 
 use crate::{
     privileges::{capabilities, objects},
+    serve::parsed,
     services::{BYTES, exact, source},
 };
 
@@ -57,13 +58,7 @@ pub fn samples(log: fn() -> String) -> BTreeMap<String, f64> {
     assert!(received.is_ok(), "{received:?}: {}", log());
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
     assert!(head.contains(" 200 "), "{head}");
-    let lines = body.lines().filter(|line| !line.starts_with('#'));
-    lines
-        .map(|line| {
-            let (series, value) = line.rsplit_once(' ').expect("a sample");
-            (series.to_owned(), value.parse().expect("a number"))
-        })
-        .collect()
+    parsed(body)
 }
 
 /// Lays the programs that the tests use over this machine's own.

@@ -5,7 +5,10 @@ use std::{env, fmt::Write, fs, path::PathBuf};
 
 use serde_json::Value;
 
-use crate::monitoring::{Prometheus, Stretch, filled};
+use crate::{
+    monitoring::{Prometheus, Stretch, filled},
+    support::release,
+};
 
 /// What one unit of a dashboard's grid is, in pixels.
 const GRID: (f64, f64) = (50.0, 30.0);
@@ -74,11 +77,10 @@ pub fn draw(prometheus: &Prometheus, worked: &Stretch, dashboard: &Value, file: 
             _ => {}
         }
     }
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("release");
     let caption = format!(
         "Linux {}, emulated, scraped for two minutes or three. Drawn by zc-profiler's tests from the answers of a real \
          Prometheus to the dashboard's queries; no screenshot.",
-        release.trim()
+        release()
     );
     text(&mut picture, (12.0, bottom + 14.0), "#8e8e8e", &caption);
     bottom += 24.0;

@@ -11,8 +11,9 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    proof::{Counted, Service, kernel_is, program},
+    proof::{Counted, Service, program},
     serve::Server,
+    support::kernel_is,
 };
 
 const UNIT: &str = "zc-postgresql.service";

@@ -19,7 +19,7 @@ use zc_profiler::{
 
 use crate::{
     expect::{Expect, check},
-    support::{Child, measure, ok, profiler, shared, snapshot, without_copy_on_write},
+    support::{Child, measure, ok, profiler, shared, snapshot, wait, without_copy_on_write},
 };
 
 fn read_chunks(path: &str, chunk: usize, times: usize) {
@@ -220,12 +220,9 @@ fn a_process_killed_in_the_middle_of_a_call_keeps_what_it_copied() {
     while !asleep(child.pid) {
         assert!(Instant::now() < deadline, "the child never slept");
     }
-    let mut status = 0;
-    // SAFETY: our own child; `status` is valid.
-    unsafe {
-        assert_eq!(libc::kill(child.pid, libc::SIGKILL), 0);
-        assert_eq!(libc::waitpid(child.pid, &raw mut status, 0), child.pid);
-    }
+    // SAFETY: our own child.
+    assert_eq!(unsafe { libc::kill(child.pid, libc::SIGKILL) }, 0);
+    wait(child.pid, 0);
     let process = child.process().expect("in the ledger");
     let expected = Expect::of(Method::Write, 65_536).copied(FromUser).calls(1);
     let counters = without_copy_on_write(process.counters);

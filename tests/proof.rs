@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    env,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -15,12 +15,6 @@ use crate::services::Cgroup;
 pub fn program(place: &str) -> PathBuf {
     let root = env::var_os("ZC_SERVICES").expect("ZC_SERVICES is set by `cargo xtask test`");
     Path::new(&root).join(place)
-}
-
-/// Whether the running kernel's release begins so.
-pub fn kernel_is(release: &str) -> bool {
-    let running = fs::read_to_string("/proc/sys/kernel/osrelease").expect("osrelease");
-    running.starts_with(release)
 }
 
 /// A program in a unit of its own, until this goes.

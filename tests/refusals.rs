@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
-use crate::command_line::PROGRAM;
+use crate::{command_line::PROGRAM, support::kernel_is};
 
 /// Ways to begin counting.
 const COMMANDS: [&[&str]; 3] = [
@@ -108,8 +108,7 @@ fn with_a_limit_of_locked_memory() {
         unsafe { command.pre_exec(lower) };
         command
     };
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("release");
-    if release.starts_with("5.10.") {
+    if kernel_is("5.10.") {
         refused(limited, &["CAP_SYS_RESOURCE", "ulimit -l unlimited"]);
     } else {
         let output = limited().args(["stat", "--", "true"]).output();

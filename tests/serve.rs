@@ -13,6 +13,17 @@ use zc_profiler::kernel::Environment;
 
 use crate::command_line::PROGRAM;
 
+/// The samples of what `/metrics` answers, by name and labels.
+pub fn parsed(body: &str) -> BTreeMap<String, f64> {
+    let mut samples = BTreeMap::new();
+    for line in body.lines().filter(|line| !line.starts_with('#')) {
+        let (series, value) = line.rsplit_once(' ').expect("a sample");
+        let old = samples.insert(series.to_owned(), value.parse().expect("a number"));
+        assert_eq!(old, None, "twice: {series}");
+    }
+    samples
+}
+
 /// A running `serve`, killed if the test fails.
 pub struct Server {
     child: Child,
@@ -115,13 +126,7 @@ impl Server {
         } else {
             body
         };
-        let mut samples = BTreeMap::new();
-        for line in body.lines().filter(|line| !line.starts_with('#')) {
-            let (series, value) = line.rsplit_once(' ').expect("a sample");
-            let old = samples.insert(series.to_owned(), value.parse().expect("a number"));
-            assert_eq!(old, None, "twice: {series}");
-        }
-        samples
+        parsed(&body)
     }
 
     /// Has promtool look at `/metrics`.

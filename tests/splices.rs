@@ -2,7 +2,7 @@
 //! for the copy in the end.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     net::UdpSocket,
     os::{
         fd::{AsRawFd, RawFd},
@@ -22,7 +22,7 @@ use zc_profiler::{
 use crate::{
     copies::{close, source, tcp},
     expect::{Expect, check},
-    support::{Measured, measure, ok, path},
+    support::{Measured, kernel_is, measure, ok, path},
 };
 
 /// A pipe with room for it in pieces of any size.
@@ -39,8 +39,7 @@ const BYTES: u64 = PAYLOAD as u64;
 
 /// Since 6.5 sendfile passes pages to a pipe; before, pipes of 5.10 had them written.
 pub fn sendfile_copies_to_a_pipe() -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("release");
-    release.starts_with("5.")
+    kernel_is("5.")
 }
 
 fn splice(from: RawFd, to: RawFd, bytes: usize) -> usize {

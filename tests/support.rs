@@ -62,6 +62,17 @@ pub fn path(name: &str) {
         .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
 }
 
+/// The running kernel's release.
+pub fn release() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("release");
+    release.trim().to_owned()
+}
+
+/// Whether the running kernel's release begins so.
+pub fn kernel_is(begin: &str) -> bool {
+    release().starts_with(begin)
+}
+
 /// What the ledger and the kernel's own accounts say of the same stretch of one process.
 pub struct Measured {
     pub counters: Counters,
@@ -214,7 +225,8 @@ pub fn measure(work: impl FnOnce()) -> Measured {
     Child::stopped_before(work).measure()
 }
 
-fn wait(pid: i32, options: i32) -> i32 {
+/// Waits for a child; its status.
+pub fn wait(pid: i32, options: i32) -> i32 {
     let mut status = 0;
     // SAFETY: `status` is valid for the call.
     let waited = unsafe { libc::waitpid(pid, &raw mut status, options) };

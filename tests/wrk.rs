@@ -12,6 +12,7 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
+    nginx::start,
     proof::{Counted, Service, connect, free_addresses, program},
     serve::Server,
 };
@@ -70,31 +71,18 @@ impl Nginx {
     fn start(unit: &str, sendfile: &str) -> Self {
         let dir = TempDir::new_in("/lab").expect("directory");
         let root = dir.path().to_str().expect("UTF-8");
-        let body = vec![7; usize::try_from(BODY).expect("small")];
-        fs::write(dir.path().join("body"), body).expect("write");
+        let body = usize::try_from(BODY).expect("small");
         let [address] = free_addresses();
-        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|kind| format!("{kind}_temp_path {root}/{kind};\n"))
-            .concat();
         let config = format!(
-            "daemon off; user root; worker_processes 1; pid {root}/pid; error_log stderr;\n\
-             events {{ worker_connections 512; }}\n\
-             http {{ root {root}; {temporary}\n\
-             log_format zc '$uri $status $request_length $body_bytes_sent $bytes_sent';\n\
+            "log_format zc '$uri $status $request_length $body_bytes_sent $bytes_sent';\n\
              access_log {root}/log zc; sendfile {sendfile}; output_buffers 1 {BUFFER};\n\
              keepalive_requests 1000000;\n\
-             server {{ listen {address}; location = /status {{ stub_status; }} }} }}\n",
+             server {{ listen {address}; location = /status {{ stub_status; }} }}",
         );
-        let file = dir.path().join("nginx.conf");
-        fs::write(&file, config).expect("write");
-        let service = Service::start(unit, "usr/sbin/nginx", |command| {
-            command.arg("-c").arg(&file);
-        });
-        let log = dir.path().join("log");
         Self {
-            _service: service,
+            _service: start(unit, &dir, body, &config),
             address,
-            log,
+            log: dir.path().join("log"),
             _dir: dir,
         }
     }

@@ -1,9 +1,18 @@
 //! Builds the eBPF object with the toolchain that `cargo xtask setup` found, for `probes` to embed.
 
-use std::{collections::HashMap, env, fs, path::PathBuf, process::exit};
+use std::{
+    collections::HashMap,
+    env, fs,
+    path::{Path, PathBuf},
+    process::exit,
+};
 
+use anyhow::Context;
 use aya_build::{Package, Toolchain};
+use object::build::elf::{Builder, SectionData};
+use object::elf::SHT_STRTAB;
 
+const EBPF: &str = "zc-profiler-ebpf";
 const EBPF_ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../zc-profiler-ebpf");
 
 fn main() {
@@ -43,13 +52,37 @@ fn build() -> anyhow::Result<()> {
         set("RUSTC_BOOTSTRAP", "1");
     }
     let package = Package {
-        name: "zc-profiler-ebpf",
+        name: EBPF,
         root_dir: EBPF_ROOT,
         no_default_features: false,
         features: &[],
     };
     aya_build::build_ebpf([package], Toolchain::Custom(toolchain))
-        .map_err(|error| error.context("if the toolchain has changed, run: cargo xtask setup"))
+        .context("if the toolchain has changed, run: cargo xtask setup")?;
+    let out_dir = env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?;
+    let object = PathBuf::from(out_dir).join(EBPF);
+    strip(&object).with_context(|| format!("cannot strip {}", object.display()))
+}
+
+/// Takes out the debug information, most of the file: the linker made the BTF from it, and nobody
+/// reads it after that. LLVM cannot leave it out.
+fn strip(object: &Path) -> anyhow::Result<()> {
+    let whole = fs::read(object)?;
+    let mut builder = Builder::read(&*whole)?;
+    for section in &mut builder.sections {
+        section.delete = [".debug_", ".rel.debug_"]
+            .iter()
+            .any(|prefix| section.name.starts_with(prefix.as_bytes()));
+    }
+    // LLVM has one table for the names of sections and symbols, this writer has two.
+    let names = builder.sections.add();
+    names.name = ".shstrtab".into();
+    names.sh_type = SHT_STRTAB;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    builder.write(&mut stripped)?;
+    fs::write(object, stripped)?;
+    Ok(())
 }
 
 fn cache_dir() -> anyhow::Result<PathBuf> {

@@ -1,9 +1,11 @@
 //! The bench of `cargo xtask bench`: measures work with and without something attached. What it
 //! measures goes to standard output, a JSON document a line; what it is about, to standard error.
 
+mod agent;
 mod bpf;
 mod candidates;
 mod guest;
+mod idle;
 mod native;
 mod scrape;
 mod variants;
@@ -19,6 +21,7 @@ fn main() -> Result<()> {
         ["work", repetitions] => guest::work(repetitions.parse()?),
         ["hold", variant] => variants::hold(variant),
         ["candidates"] => candidates::run(),
+        ["idle"] => idle::run(),
         ["native"] => native::run(),
         ["scrape"] => scrape::run(),
         ["crowd"] => scrape::crowd(),

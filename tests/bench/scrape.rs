@@ -3,8 +3,7 @@
 
 use std::{
     env, fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    io::{BufRead, BufReader, Read},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -13,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use crate::{guest::say, variants::cpu_time};
+use crate::{agent::Agent, guest::say};
 
 const PROCESSES: usize = 10_000;
 const SCRAPES: usize = 20;
@@ -23,50 +22,27 @@ const IDLE: Duration = Duration::from_secs(20);
 /// Prints one JSON document. The profiler must be on the PATH.
 pub fn run() -> Result<()> {
     let begun = Instant::now();
-    let mut agent = Command::new("zc-profiler")
-        .args(["--attach", "tracepoint", "serve", "--listen", "127.0.0.1:0"])
-        .args(["--max-processes", "16384"])
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("zc-profiler")?;
-    let mut said = BufReader::new(agent.stderr.take().context("no standard error")?);
-    let address = address(&mut said)?;
+    let agent = Agent::start(&["--attach", "tracepoint"], &["--max-processes", "16384"])?;
     let attached = begun.elapsed();
-    let result = measure(&agent, &address);
-    // SAFETY: our own child, not waited for yet.
-    unsafe { libc::kill(agent.id().cast_signed(), libc::SIGTERM) };
+    let result = measure(&agent);
     let ending = Instant::now();
-    let status = agent.wait()?;
+    agent.stop()?;
     let detached = ending.elapsed();
-    ensure!(status.success(), "zc-profiler ended with {status}");
     let mut line = result?;
     line["start_seconds"] = attached.as_secs_f64().into();
     line["stop_seconds"] = detached.as_secs_f64().into();
     say(&line)
 }
 
-fn address(said: &mut impl BufRead) -> Result<String> {
-    loop {
-        let mut line = String::new();
-        ensure!(said.read_line(&mut line)? > 0, "zc-profiler has ended");
-        if let Some((address, _)) = line
-            .split_once("http://")
-            .and_then(|(_, url)| url.split_once('/'))
-        {
-            return Ok(address.to_owned());
-        }
-    }
-}
-
-fn measure(agent: &Child, address: &str) -> Result<serde_json::Value> {
+fn measure(agent: &Agent) -> Result<serde_json::Value> {
     let crowd = Crowd::gather()?;
     // Whoever is new is named once.
-    let first = cost(agent, || scrape(address).map(drop))?;
+    let first = agent.cost(|| agent.scrape().map(drop))?;
     let mut costs = (0..SCRAPES)
-        .map(|_| cost(agent, || scrape(address).map(drop)))
+        .map(|_| agent.cost(|| agent.scrape().map(drop)))
         .collect::<Result<Vec<_>>>()?;
     costs.sort_by(f64::total_cmp);
-    let text = scrape(address)?;
+    let text = agent.scrape()?;
     let processes: f64 = text
         .lines()
         .find_map(|line| line.strip_prefix("zc_processes "))
@@ -79,7 +55,7 @@ fn measure(agent: &Child, address: &str) -> Result<serde_json::Value> {
         "only {processes} processes are counted"
     );
     let memory = resident(agent)?;
-    let idle = cost(agent, || {
+    let idle = agent.cost(|| {
         thread::sleep(IDLE);
         Ok(())
     })?;
@@ -95,26 +71,7 @@ fn measure(agent: &Child, address: &str) -> Result<serde_json::Value> {
     }))
 }
 
-/// The agent's CPU time meanwhile, in milliseconds.
-fn cost(agent: &Child, action: impl FnOnce() -> Result<()>) -> Result<f64> {
-    let before = cpu_time(agent.id())?;
-    action()?;
-    let spent = Duration::from_nanos(cpu_time(agent.id())? - before);
-    Ok(spent.as_secs_f64() * 1e3)
-}
-
-fn scrape(address: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    write!(
-        stream,
-        "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
-}
-
-fn resident(agent: &Child) -> Result<u64> {
+fn resident(agent: &Agent) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", agent.id()))?;
     status
         .lines()

@@ -83,12 +83,15 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
     let mut words = vec!["guest".to_owned()];
     words.extend(arguments.variants.iter().cloned());
     let guest = Measured::parse(&title, UNIT, &machine.run(words)?)?;
-    let candidates = if arguments.variants.is_empty() {
-        let text = machine.run(vec!["candidates".into()])?;
-        serde_json::from_str(&text).with_context(|| format!("the bench printed `{text}`"))?
-    } else {
-        BTreeMap::new()
+    let more = |word: &str| -> Result<BTreeMap<String, f64>> {
+        if !arguments.variants.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let text = machine.run(vec![word.into()])?;
+        serde_json::from_str(&text).with_context(|| format!("the bench printed `{text}`"))
     };
+    let candidates = more("candidates")?;
+    let idle = more("idle")?;
     let native = !arguments.no_native && arguments.variants.is_empty();
     let complain = |error: &anyhow::Error| eprintln!("bench: not measured natively: {error:#}");
     let native = native.then(|| natively(&bench, &profiler).inspect_err(complain));
@@ -100,6 +103,7 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
         guest,
         native,
         candidates,
+        idle,
         agent: agent.unwrap_or_default(),
     };
     println!("{}", table::whole(&run));

@@ -45,6 +45,9 @@ pub struct Run {
     /// Parts of programs, in instructions an event.
     #[serde(default)]
     pub candidates: BTreeMap<String, f64>,
+    /// What the agent itself costs in the lab machine where nothing happens.
+    #[serde(default)]
+    pub idle: BTreeMap<String, f64>,
     /// What the agent itself costs with many processes, natively.
     #[serde(default)]
     pub agent: BTreeMap<String, f64>,
@@ -187,6 +190,13 @@ pub mod tests {
     fn visits_that_differ_are_a_spread() {
         let figure = Figure::of(&[vec![10.0, 10.0], vec![20.0, 20.0]]);
         assert!((figure.spread - 5.0).abs() < 1e-9, "{figure:?}");
+    }
+
+    #[test]
+    fn the_run_that_is_kept_can_be_compared_with() {
+        let kept = include_str!("../../../zc-profiler/bench.json");
+        let run: Run = serde_json::from_str(kept).unwrap();
+        assert!(run.guest.cost("getppid", PROFILER).is_some());
     }
 
     #[test]

@@ -114,6 +114,15 @@ pub fn whole(run: &Run) -> String {
             let _ = writeln!(text, "  {name}: {cost:.0}");
         }
     }
+    if !run.idle.is_empty() {
+        text.push_str(
+            "\nthe agent itself in an idle lab machine, CPU milliseconds (million instructions); \
+             a scrape on top of the hour:\n",
+        );
+        for (name, value) in &run.idle {
+            let _ = writeln!(text, "  {name}: {value:.2}");
+        }
+    }
     if let Some(native) = &run.native {
         text.push('\n');
         text.push_str(&costs(native));

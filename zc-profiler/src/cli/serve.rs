@@ -181,13 +181,7 @@ impl Settings {
             ("listen", format!("{:?}", self.listen)),
             (
                 "web_config",
-                format!(
-                    "\"{}\"",
-                    self.web_config
-                        .as_deref()
-                        .unwrap_or(Path::new(""))
-                        .display()
-                ),
+                format!("{:?}", self.web_config.as_deref().unwrap_or(Path::new(""))),
             ),
             (
                 "group_by",
@@ -375,7 +369,7 @@ mod tests {
             max_groups: Some(7),
             grace_seconds: Some(9),
             max_processes: Some(600),
-            web_config: Some("/web.yml".into()),
+            web_config: Some("/a \"web\".yml".into()),
             probe_statistics: Some(true),
             unit: Some(vec!["redis.service".into()]),
             cgroup: Some(vec!["/a".into()]),
@@ -383,7 +377,7 @@ mod tests {
         };
         let expected = [
             ("listen", "\"127.0.0.1:9464\""),
-            ("web_config", "\"/web.yml\""),
+            ("web_config", "\"/a \\\"web\\\".yml\""),
             ("group_by", "\"service\""),
             ("max_groups", "5"),
             ("grace_seconds", "9"),
