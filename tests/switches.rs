@@ -41,7 +41,7 @@ fn sleeping_is_a_voluntary_switch() {
 #[test]
 fn being_preempted_is_an_involuntary_switch() {
     let done = shared();
-    let cpus = std::thread::available_parallelism().expect("a number of CPUs");
+    let cpus = thread::available_parallelism().expect("a number of CPUs");
     let rivals: Vec<_> = (0..2 * cpus.get())
         .map(|_| {
             Child::working(|| {
