@@ -93,7 +93,7 @@ fn a_ping_pong_over_pipes_switches_each_time() {
             }
         }
     };
-    let partner = crate::support::Child::working(|| {
+    let partner = Child::working(|| {
         let mut byte = 0u8;
         for _ in 0..ROUNDS {
             // SAFETY: one byte of room.

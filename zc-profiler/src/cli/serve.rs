@@ -177,12 +177,10 @@ impl Settings {
     /// As the file would say it.
     pub fn shown(&self) -> Vec<(&'static str, String)> {
         let by = self.grouping.by.to_possible_value();
+        let web_config = self.web_config.as_deref().unwrap_or(Path::new(""));
         vec![
             ("listen", format!("{:?}", self.listen)),
-            (
-                "web_config",
-                format!("{:?}", self.web_config.as_deref().unwrap_or(Path::new(""))),
-            ),
+            ("web_config", format!("{:?}", web_config.to_string_lossy())),
             (
                 "group_by",
                 format!("{:?}", by.as_ref().map_or("", |by| by.get_name())),
