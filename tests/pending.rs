@@ -42,6 +42,11 @@ fn what_a_process_has_done_is_seen_while_it_runs_on() {
     snapshot();
     let child = Child::working(|| {
         bind(|cpu| cpu == last);
+        // Nothing else is to drive it off.
+        let priority = libc::sched_param { sched_priority: 1 };
+        // SAFETY: valid for the call.
+        let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
+        assert_eq!(set, 0, "sched_setscheduler");
         let file = File::open(path).expect("open");
         let mut buffer = [0; CHUNK];
         for _ in 0..READS {
