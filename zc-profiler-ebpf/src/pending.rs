@@ -157,6 +157,38 @@ pub fn begin_to_count() {
     }
 }
 
+/// Does something with each number of [`Pending`] that may not be 0.
+macro_rules! for_each {
+    ($touched:expr, $number:ident) => {
+        if $touched & Pending::OTHERS != 0 {
+            $number!(user_faults);
+            $number!(minor_faults);
+            $number!(major_faults);
+            $number!(lost_bytes[0]);
+            $number!(lost_bytes[1]);
+            $number!(lost_bytes[2]);
+            $number!(lost_bytes[3]);
+        }
+        let mut left = $touched & !Pending::OTHERS;
+        let mut index = 0;
+        while index < Method::ALL.len() && left != 0 {
+            if left & 1 != 0 {
+                $number!(methods[index].calls);
+                $number!(methods[index].payload_bytes);
+                $number!(methods[index].zero_copy_bytes);
+                $number!(methods[index].copies[0]);
+                $number!(methods[index].copied_bytes[0]);
+                $number!(methods[index].copies[1]);
+                $number!(methods[index].copied_bytes[1]);
+                $number!(methods[index].copies[2]);
+                $number!(methods[index].copied_bytes[2]);
+            }
+            left >>= 1;
+            index += 1;
+        }
+    };
+}
+
 /// Empties what is pending into an entry; if there is none, nobody wants it.
 ///
 /// Nobody else does so meanwhile, nor is anything added: interrupts are off, or it is [`deliver_now`].
@@ -181,32 +213,7 @@ pub fn give(running: *mut Running, touched: u64, entry: Option<Entry>) {
             }
         };
     }
-    if touched & Pending::OTHERS != 0 {
-        give!(user_faults);
-        give!(minor_faults);
-        give!(major_faults);
-        give!(lost_bytes[0]);
-        give!(lost_bytes[1]);
-        give!(lost_bytes[2]);
-        give!(lost_bytes[3]);
-    }
-    let mut left = touched & !Pending::OTHERS;
-    let mut index = 0;
-    while index < Method::ALL.len() && left != 0 {
-        if left & 1 != 0 {
-            give!(methods[index].calls);
-            give!(methods[index].payload_bytes);
-            give!(methods[index].zero_copy_bytes);
-            give!(methods[index].copies[0]);
-            give!(methods[index].copied_bytes[0]);
-            give!(methods[index].copies[1]);
-            give!(methods[index].copied_bytes[1]);
-            give!(methods[index].copies[2]);
-            give!(methods[index].copied_bytes[2]);
-        }
-        left >>= 1;
-        index += 1;
-    }
+    for_each!(touched, give);
 }
 
 #[inline(always)]
@@ -217,30 +224,5 @@ fn discard(running: *mut Running, touched: u64) {
             unsafe { (&raw mut (*running).pending.$($field)+).write_volatile(0) }
         };
     }
-    if touched & Pending::OTHERS != 0 {
-        clear!(user_faults);
-        clear!(minor_faults);
-        clear!(major_faults);
-        clear!(lost_bytes[0]);
-        clear!(lost_bytes[1]);
-        clear!(lost_bytes[2]);
-        clear!(lost_bytes[3]);
-    }
-    let mut left = touched & !Pending::OTHERS;
-    let mut index = 0;
-    while index < Method::ALL.len() && left != 0 {
-        if left & 1 != 0 {
-            clear!(methods[index].calls);
-            clear!(methods[index].payload_bytes);
-            clear!(methods[index].zero_copy_bytes);
-            clear!(methods[index].copies[0]);
-            clear!(methods[index].copied_bytes[0]);
-            clear!(methods[index].copies[1]);
-            clear!(methods[index].copied_bytes[1]);
-            clear!(methods[index].copies[2]);
-            clear!(methods[index].copied_bytes[2]);
-        }
-        left >>= 1;
-        index += 1;
-    }
+    for_each!(touched, clear);
 }
