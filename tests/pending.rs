@@ -4,7 +4,7 @@ use std::{fs::File, mem, os::unix::fs::FileExt, sync::atomic::Ordering};
 
 use zc_profiler::ledger::Method;
 
-use crate::support::{Child, shared, snapshot};
+use crate::support::{Child, shared, snapshot, stop};
 
 const READS: u64 = 100;
 const CHUNK: usize = 37;
@@ -68,6 +68,37 @@ fn what_a_process_has_done_is_seen_while_it_runs_on() {
         assert_eq!(read.to_user.bytes, READS * CHUNK as u64);
     }
     stage.store(ENDS, Ordering::SeqCst);
+    child.wait_exited();
+    bind(|_| true);
+}
+
+/// Whoever waits for a process to stop is told so before that has left its CPU.
+#[test]
+#[ignore = "it takes two CPUs: `cargo xtask test` runs it in a machine of its own"]
+fn what_a_process_did_before_it_stopped_is_seen_at_once() {
+    const ROUNDS: u64 = 300;
+    let path = "/tmp/pending-rounds";
+    std::fs::write(path, [7; CHUNK]).expect("write");
+    bind(|cpu| cpu == 0);
+    snapshot();
+    let child = Child::working(|| {
+        bind(|cpu| cpu > 0);
+        let file = File::open(path).expect("open");
+        let mut buffer = [0; CHUNK];
+        for _ in 0..ROUNDS {
+            file.read_exact_at(&mut buffer, 0).expect("read");
+            stop();
+        }
+    });
+    for round in 1..=ROUNDS {
+        child.wait_stopped();
+        let read = child.counters().method(Method::Read);
+        assert_eq!(
+            (read.calls, read.to_user.bytes),
+            (round, round * CHUNK as u64)
+        );
+        child.go_on();
+    }
     child.wait_exited();
     bind(|_| true);
 }

@@ -283,7 +283,7 @@ pub fn without_copy_on_write(mut counters: Counters) -> Counters {
     counters
 }
 
-fn stop() {
+pub fn stop() {
     // SAFETY: raises a signal in the calling thread.
     unsafe { libc::raise(libc::SIGSTOP) };
 }

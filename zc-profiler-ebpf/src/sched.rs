@@ -47,7 +47,7 @@ fn switch(ctx: &BtfTracePointContext, state: u32) {
     noted::forget(running);
     // SAFETY: this CPU's value, and interrupts are off.
     let Running { call, pending, .. } = unsafe { &mut *running };
-    let touched = take_number(&mut pending.touched);
+    let touched = pending.touched;
     let is_process = !previous.is_kernel_thread();
     if touched != 0 || is_process {
         let entry = process::of(previous);
@@ -70,7 +70,9 @@ fn switch(ctx: &BtfTracePointContext, state: u32) {
         }
     }
     call::switch(call, previous.thread_id(), next.thread_id());
-    pending.touched = take_number(&mut call.touched);
+    // Not before all is delivered: user space takes nothing touched for nothing pending.
+    // SAFETY: a reference is valid; volatile keeps it behind what is above.
+    unsafe { (&raw mut pending.touched).write_volatile(take_number(&mut call.touched)) }
     if !is_process || !process::enabled() {
         return;
     }
