@@ -203,13 +203,25 @@ impl Child {
             .unwrap_or_default()
     }
 
+    /// Its counters, and what the kernel's own accounts say at the same time. Who has stopped may be preempted
+    /// on its last steps, and take them between two looks.
+    fn both(&self) -> (Counters, Accounts) {
+        loop {
+            let accounts = Accounts::of(self.pid);
+            let counters = self.counters();
+            if Accounts::of(self.pid) == accounts {
+                return (counters, accounts);
+            }
+        }
+    }
+
     /// Lets a child that stands before its work do it, and says what was counted meanwhile.
     pub fn measure(self) -> Measured {
         self.wait_stopped();
-        let before = (self.counters(), Accounts::of(self.pid));
+        let before = self.both();
         self.go_on();
         self.wait_stopped();
-        let after = (self.counters(), Accounts::of(self.pid));
+        let after = self.both();
         self.go_on();
         self.wait_exited();
         Measured {
