@@ -9,7 +9,7 @@ use zc_profiler_ebpf::{ABSENT, Device, Flow};
 
 use crate::{
     call::program_anywhere,
-    kernel::{Task, field, in_interrupt, layout},
+    kernel::{Task, at, field, in_interrupt, layout},
     process, writeback,
 };
 
@@ -42,8 +42,8 @@ fn queued(bio: *const u8) {
     if !process::enabled() {
         return;
     }
-    let flags: u32 = field(bio, layout!(bio_opf));
-    let bytes: u32 = field(bio, layout!(bio_size));
+    let flags: u32 = field(bio, at!(bio_opf));
+    let bytes: u32 = field(bio, at!(bio_size));
     let flow = match flags & REQ_OP_MASK {
         REQ_OP_READ => Flow::In,
         REQ_OP_WRITE => Flow::Out,
@@ -77,22 +77,22 @@ fn moves_by_dma(bio: *const u8) -> bool {
     let holder: *const u8 = if layout!(bio_bdev) == ABSENT {
         bio
     } else {
-        field(bio, layout!(bio_bdev))
+        field(bio, at!(bio_bdev))
     };
-    let disk: *const u8 = field(holder, layout!(bdev_disk));
+    let disk: *const u8 = field(holder, at!(bdev_disk));
     let part: *const u8 = if layout!(gendisk_part0) == ABSENT {
         disk
     } else {
-        field(disk, layout!(gendisk_part0))
+        field(disk, at!(gendisk_part0))
     };
-    let parent: u64 = field(part, layout!(part0_parent));
+    let parent: u64 = field(part, at!(part0_parent));
     if parent == 0 {
         return false;
     }
     if layout!(pio_disks) == 0 {
         return true;
     }
-    let major: u32 = field(disk, layout!(gendisk_major));
-    let minor: u32 = field(disk, layout!(gendisk_first_minor));
+    let major: u32 = field(disk, at!(gendisk_major));
+    let minor: u32 = field(disk, at!(gendisk_first_minor));
     PIO_DISKS.get_ptr(&(major << 20 | minor)).is_none()
 }

@@ -17,7 +17,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray},
 };
-use zc_profiler_ebpf::{Call, Direction, Dropped};
+use zc_profiler_ebpf::{Call, Direction, Dropped, Running};
 
 use crate::{
     kernel::{in_interrupt, layout},
@@ -42,12 +42,12 @@ pub fn current() -> Option<&'static mut Call> {
 }
 
 #[inline(always)]
-pub fn copied(direction: Direction, bytes: u64) {
-    if let Some(call) = current() {
-        call.copies[direction as usize] += 1;
-        call.copied_bytes[direction as usize] += bytes;
-        call.dirty |= Call::DIRTY;
-    }
+pub fn copied(running: *mut Running, direction: Direction, bytes: u64) {
+    // SAFETY: as for `current`.
+    let call = unsafe { &mut (*running).call };
+    call.copies[direction as usize] += 1;
+    call.copied_bytes[direction as usize] += bytes;
+    call.dirty |= Call::DIRTY;
 }
 
 /// Ends the call: what it did, and nothing of it stays.

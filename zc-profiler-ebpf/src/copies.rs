@@ -3,12 +3,12 @@
 //! Each has an exit program per prototype; the hook table of user space picks the one whose number
 //! of arguments the running kernel's BTF shows, since the return value follows the last argument.
 
-use zc_profiler_ebpf::{Direction, Dropped, Method};
+use zc_profiler_ebpf::{Direction, Dropped, Method, Running};
 
 use crate::{
     call::{self, program},
     io_uring,
-    kernel::{Context, Side, Task, field, layout},
+    kernel::{Charge, Side, Task, at, field, layout},
     pending, process, writeback,
 };
 
@@ -36,7 +36,7 @@ program! {
     /// sendfile, `copy_file_range`). Without it, writes on ext4, tmpfs and most others are not
     /// counted.
     generic_perform_write, "generic_perform_write",
-    |ctx| wrote(ctx.arg(2), ctx.arg(1), field(ctx.arg(0), layout!(kiocb_file)))
+    |ctx| wrote(ctx.arg(2), ctx.arg(1), field(ctx.arg(0), at!(kiocb_file)))
 }
 
 program! {
@@ -53,19 +53,19 @@ program! {
     /// Counts as `generic_perform_write` does, for xfs and others. Without it, their writes are not
     /// counted.
     iomap_file_buffered_write, "iomap_file_buffered_write",
-    |ctx| wrote(ctx.arg(3), ctx.arg(1), field(ctx.arg(0), layout!(kiocb_file)))
+    |ctx| wrote(ctx.arg(3), ctx.arg(1), field(ctx.arg(0), at!(kiocb_file)))
 }
 
 program! {
     /// The same with `void *private`, from 6.12 on.
     iomap_file_buffered_write_4, "iomap_file_buffered_write",
-    |ctx| wrote(ctx.arg(4), ctx.arg(1), field(ctx.arg(0), layout!(kiocb_file)))
+    |ctx| wrote(ctx.arg(4), ctx.arg(1), field(ctx.arg(0), at!(kiocb_file)))
 }
 
 program! {
     /// The same with `const struct iomap_write_ops *write_ops` before it, from 6.17 on.
     iomap_file_buffered_write_5, "iomap_file_buffered_write",
-    |ctx| wrote(ctx.arg(5), ctx.arg(1), field(ctx.arg(0), layout!(kiocb_file)))
+    |ctx| wrote(ctx.arg(5), ctx.arg(1), field(ctx.arg(0), at!(kiocb_file)))
 }
 
 program! {
@@ -235,6 +235,7 @@ pub fn copied(direction: Direction, bytes: i64) {
     if bytes <= 0 {
         return;
     }
+    let charge = Task::charge();
     let Some(running) = pending::running() else {
         return;
     };
@@ -242,14 +243,25 @@ pub fn copied(direction: Direction, bytes: i64) {
     let request = unsafe { (*running).call.request };
     // Before the system call, which is any that the task happened to return from: a request can run
     // on the way back to user mode.
-    if request != 0 {
-        pending::add_copy(running, Method::IoUring as u8, direction, bytes as u64);
-        return;
+    let charge = if request == 0 {
+        charge
+    } else {
+        Charge(Method::IoUring as u64)
+    };
+    if !pending::add_copy(running, charge.0, direction, bytes as u64) {
+        copied_otherwise(running, charge, direction, bytes);
     }
-    match Task::current().context() {
-        Context::Process(method) => pending::add_copy(running, method, direction, bytes as u64),
-        Context::Call => call::copied(direction, bytes as u64),
-        Context::Kernel => copied_by_kernel(direction, bytes),
+}
+
+/// The same if it is charged to no method. A function of its own, so that the common copy keeps no
+/// registers for it.
+#[cold]
+#[inline(never)]
+fn copied_otherwise(running: *mut Running, charge: Charge, direction: Direction, bytes: i64) {
+    if charge == Charge::KERNEL {
+        copied_by_kernel(direction, bytes);
+    } else if charge.is_call() {
+        call::copied(running, direction, bytes as u64);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     call::{self, entry_program, program},
     copies,
     faults::VM_FAULT_ERROR,
-    kernel::{Structure, Task, Typed, Untyped, field, layout},
+    kernel::{Structure, Task, Typed, Untyped, at, field},
     pending,
 };
 
@@ -25,7 +25,7 @@ program! {
     /// Counts one page, unless its source is the zero page (`vmf->page` is null), which is no copy.
     /// Without it, copy-on-write after fork is not counted.
     wp_page_copy, "wp_page_copy", |ctx| {
-        let page: u64 = field(ctx.arg(0), layout!(vm_fault_page));
+        let page: u64 = field(ctx.arg(0), at!(vm_fault_page));
         if page != 0 && ctx.arg::<u32>(1) & VM_FAULT_ERROR == 0 {
             copied(PAGE_SIZE);
         }
@@ -82,7 +82,7 @@ pub fn finish_fault_kprobe(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn finishes(fault: impl Structure) {
-    let page: u64 = fault.read(layout!(vm_fault_cow_page));
+    let page: u64 = fault.read(at!(vm_fault_cow_page));
     if page != 0 {
         copied(PAGE_SIZE);
     }
@@ -111,7 +111,7 @@ program! {
     /// `int copy_user_large_folio(struct folio *dst, struct folio *src, unsigned long addr_hint, struct
     /// vm_area_struct *vma)`, from 6.5 on; the same.
     copy_user_large_folio, "copy_user_large_folio", |ctx| {
-        let pages: u32 = field(ctx.arg(0), layout!(folio_pages));
+        let pages: u32 = field(ctx.arg(0), at!(folio_pages));
         if ctx.arg::<i32>(4) == 0 {
             copied(u64::from(pages) * PAGE_SIZE);
         }
@@ -133,6 +133,6 @@ fn copied(bytes: u64) {
     if Task::current().is_kernel_thread() {
         copies::copied_by_kernel(Direction::InKernel, bytes as i64);
     } else if let Some(running) = pending::running() {
-        pending::add_copy(running, Method::Mmap as u8, Direction::InKernel, bytes);
+        pending::add_copy(running, Method::Mmap as u64, Direction::InKernel, bytes);
     }
 }

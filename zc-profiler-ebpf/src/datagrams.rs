@@ -6,7 +6,7 @@ use zc_profiler_ebpf::Direction;
 use crate::{
     call::{self, entry_program, program},
     copies,
-    kernel::{Side, field, layout, probe},
+    kernel::{Side, at, field, layout, probe},
 };
 
 entry_program! {
@@ -118,7 +118,7 @@ const SOCK_DGRAM: u16 = 2;
 #[inline(always)]
 fn referenced(socket: *const u8, bytes: i64, result: i32) {
     // Streams are counted by their own carrier, which calls this one.
-    if result == 0 && field::<u16>(socket, layout!(sock_type)) == SOCK_DGRAM {
+    if result == 0 && field::<_, u16>(socket, at!(sock_type)) == SOCK_DGRAM {
         copies::passed_by_reference(bytes);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     call::{self, entry_program},
-    kernel::{Task, field, in_interrupt, layout},
+    kernel::{Task, at, field, in_interrupt},
 };
 
 entry_program! {
@@ -14,8 +14,8 @@ entry_program! {
     /// out. Without it, such payload has neither copies nor zero-copy bytes. Block devices themselves
     /// and file systems without iomap do not come here.
     iomap_dio_complete, "iomap_dio_complete", |ctx| {
-        let waited: u8 = field(ctx.arg(0), layout!(iomap_dio_wait));
-        let size: i64 = field(ctx.arg(0), layout!(iomap_dio_size));
+        let waited: u8 = field(ctx.arg(0), at!(iomap_dio_wait));
+        let size: i64 = field(ctx.arg(0), at!(iomap_dio_size));
         if waited != 0
             && size > 0
             && !in_interrupt()

@@ -6,7 +6,7 @@ use zc_profiler_ebpf::{Call, Method};
 
 use crate::{
     call::{self, entry_program, program, tracepoint_program},
-    kernel::{field, layout, probe},
+    kernel::{at, field, layout, probe},
     pending,
 };
 
@@ -60,7 +60,7 @@ entry_program! {
     /// Marks the task that carries out a request. Without it, copies go to the method of the system
     /// call that the task was in last, and those of registered buffers count as in the kernel.
     io_issue_sqe_entry, "io_issue_sqe", |ctx| {
-        let opcode: u8 = field(ctx.arg(0), layout!(io_kiocb_opcode));
+        let opcode: u8 = field(ctx.arg(0), at!(io_kiocb_opcode));
         if let Some(call) = call::current() {
             call.request = u64::from(opcode) + 1;
         }
@@ -110,7 +110,7 @@ tracepoint_program! {
     /// Tracepoint `io_uring:io_uring_complete(struct io_ring_ctx *ctx, void *req, struct io_uring_cqe
     /// *cqe)`, from 6.15 on.
     io_uring_complete_cqe, "io_uring_complete", |ctx| {
-        completed(ctx.arg(1), field(ctx.arg(2), layout!(io_uring_cqe_res)));
+        completed(ctx.arg(1), field(ctx.arg(2), at!(io_uring_cqe_res)));
     }
 }
 

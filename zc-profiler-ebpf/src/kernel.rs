@@ -1,5 +1,7 @@
 //! Reading the running kernel's structures: the task, its context, an `iov_iter`.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     Global,
     helpers::{
@@ -8,25 +10,74 @@ use aya_ebpf::{
     },
 };
 use zc_profiler_ebpf::{
-    ABSENT, COLLECTED, COMPARED, Direction, KernelLayout, Method, NO_PAYLOAD, ProcessKey,
-    SIDE_KERNEL, SIDE_NONE, SIDE_PAGES, SIDE_USER, SYSCALLS, SyscallMethods, TICK_NANOSECONDS,
+    ABSENT, COLLECTED, COMPARED, Direction, IterSides, Method, NO_PAYLOAD, ProcessKey, SIDE_KERNEL,
+    SIDE_NONE, SIDE_PAGES, SIDE_USER, SYSCALLS, SyscallMethods, TICK_NANOSECONDS, operand,
 };
 
 #[unsafe(no_mangle)]
-pub static LAYOUT: Global<KernelLayout> = Global::new(KernelLayout::UNKNOWN);
+static ITER_SIDES: Global<IterSides> = Global::new([0; 256]);
 
 #[unsafe(no_mangle)]
 static SYSCALL_METHODS: Global<SyscallMethods> = Global::new([Method::Other as u8; SYSCALLS]);
 
-/// Loads one field of [`LAYOUT`], never the whole of it.
+/// The value of a field of [`KernelLayout`](zc_profiler_ebpf::KernelLayout) that has 32 bits.
 macro_rules! layout {
-    ($field:ident) => {{
-        let layout = (&raw const $crate::kernel::LAYOUT).cast::<zc_profiler_ebpf::KernelLayout>();
-        // SAFETY: `Global` is a transparent wrapper around the initialised value.
-        unsafe { core::ptr::read_volatile(&raw const (*layout).$field) }
-    }};
+    ($field:ident) => {
+        $crate::kernel::value($crate::kernel::at!($field))
+    };
 }
 pub(crate) use layout;
+
+/// The same of one that has 64 bits.
+macro_rules! address {
+    ($field:ident) => {
+        $crate::kernel::long_value($crate::kernel::at!($field))
+    };
+}
+pub(crate) use address;
+
+/// Which field of [`KernelLayout`](zc_profiler_ebpf::KernelLayout).
+macro_rules! at {
+    ($field:ident) => {
+        $crate::kernel::At::<{ zc_profiler_ebpf::place!($field) }>
+    };
+}
+pub(crate) use at;
+
+/// A field of [`KernelLayout`](zc_profiler_ebpf::KernelLayout) by its place.
+#[derive(Clone, Copy)]
+pub struct At<const PLACE: u16>;
+
+#[inline(always)]
+pub fn value<const PLACE: u16>(_: At<PLACE>) -> u32 {
+    let value: u64;
+    // SAFETY: it sets a register, whose upper half user space's instruction clears.
+    unsafe {
+        asm!(
+            "{value} = {operand}",
+            value = out(reg) value,
+            operand = const operand::immediate(PLACE),
+            options(nomem, nostack),
+        );
+        core::hint::assert_unchecked(value <= u32::MAX as u64);
+    }
+    value as u32
+}
+
+#[inline(always)]
+pub fn long_value<const PLACE: u16>(_: At<PLACE>) -> u64 {
+    let value: u64;
+    // SAFETY: it sets a register.
+    unsafe {
+        asm!(
+            "{value} = {operand} ll",
+            value = out(reg) value,
+            operand = const operand::immediate(PLACE),
+            options(nomem, nostack),
+        );
+    }
+    value
+}
 
 const PF_IO_WORKER: u32 = 0x10;
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -61,17 +112,17 @@ impl Task {
     }
 
     #[inline(always)]
-    fn read<T: Copy + Default>(self, offset: u32) -> T {
+    fn read<const PLACE: u16, T: Load + Default>(self, at: At<PLACE>) -> T {
         if layout!(has_task_btf) != 0 {
-            field(self.0, offset)
+            field(self.0, at)
         } else {
-            probe(self.0 as u64 + u64::from(offset))
+            probe(self.0 as u64 + u64::from(value(at)))
         }
     }
 
     #[inline(always)]
     pub fn thread_id(self) -> u32 {
-        self.read(layout!(task_pid))
+        self.read(at!(task_pid))
     }
 
     #[inline(always)]
@@ -82,20 +133,20 @@ impl Task {
     /// `task_struct.state`, on kernels whose tracepoint does not pass it (before 5.18).
     #[inline(always)]
     pub fn state(self) -> u32 {
-        self.read(layout!(task_state))
+        self.read(at!(task_state))
     }
 
     /// Whether the last thread of the group has begun to exit.
     #[inline(always)]
     pub fn group_is_dead(self) -> bool {
-        let signal: u64 = self.read(layout!(task_signal));
-        let live: i32 = Self(signal as *const u8).read(layout!(signal_live));
+        let signal: u64 = self.read(at!(task_signal));
+        let live: i32 = Self(signal as *const u8).read(at!(signal_live));
         live == 0
     }
 
     #[inline(always)]
     pub fn leader(self) -> Self {
-        let leader: u64 = self.read(layout!(task_group_leader));
+        let leader: u64 = self.read(at!(task_group_leader));
         Self(leader as *const u8)
     }
 
@@ -114,10 +165,10 @@ impl Task {
         {
             return 0;
         }
-        let set: u64 = self.read(layout!(task_cgroups));
-        let cgroup: u64 = Self(set as *const u8).read(layout!(css_set_dfl_cgrp));
-        let node: u64 = Self(cgroup as *const u8).read(layout!(cgroup_kn));
-        Self(node as *const u8).read(layout!(kernfs_node_id))
+        let set: u64 = self.read(at!(task_cgroups));
+        let cgroup: u64 = Self(set as *const u8).read(at!(css_set_dfl_cgrp));
+        let node: u64 = Self(cgroup as *const u8).read(at!(cgroup_kn));
+        Self(node as *const u8).read(at!(kernfs_node_id))
     }
 
     /// The address of `task_struct.comm`, for probe reads.
@@ -128,29 +179,39 @@ impl Task {
 
     #[inline(always)]
     pub fn process(self) -> ProcessKey {
-        let start: u64 = self.leader().read(layout!(task_start_boottime));
+        let start: u64 = self.leader().read(at!(task_start_boottime));
         ProcessKey {
-            pid: self.read(layout!(task_tgid)),
+            pid: self.read(at!(task_tgid)),
             start: (start / TICK_NANOSECONDS) as u32,
         }
     }
 
     #[inline(always)]
     fn flags(self) -> u32 {
-        self.read(layout!(task_flags))
+        self.read(at!(task_flags))
     }
 
     /// `orig_ax` of the saved user registers: the system call's number, -1 in an exception.
     #[inline(always)]
     fn syscall_number(self) -> i64 {
         if layout!(has_task_pt_regs) != 0 {
-            // SAFETY: `self` is BTF-typed wherever this helper exists.
-            let regs = unsafe { bpf_task_pt_regs(self.0.cast_mut().cast()) } as *const u8;
-            field(regs, layout!(regs_orig_ax))
+            self.syscall_number_by_regs()
         } else {
-            let stack: u64 = self.read(layout!(task_stack));
-            probe(stack + u64::from(layout!(stack_regs)) + u64::from(layout!(regs_orig_ax)))
+            self.syscall_number_by_stack()
         }
+    }
+
+    #[inline(always)]
+    fn syscall_number_by_regs(self) -> i64 {
+        // SAFETY: `self` is BTF-typed wherever this helper exists.
+        let regs = unsafe { bpf_task_pt_regs(self.0.cast_mut().cast()) } as *const u8;
+        field(regs, at!(regs_orig_ax))
+    }
+
+    #[inline(always)]
+    fn syscall_number_by_stack(self) -> i64 {
+        let stack: u64 = self.read(at!(task_stack));
+        probe(stack + u64::from(layout!(stack_regs)) + u64::from(layout!(regs_orig_ax)))
     }
 
     /// What the task is doing, if it is no kernel thread.
@@ -164,37 +225,18 @@ impl Task {
             return Some(Method::IoUring as u8);
         }
         let number = self.syscall_number();
-        let status: u32 = self.read(layout!(thread_info_status));
-        if number < 0 || status & TS_COMPAT != 0 || number >= SYSCALLS as i64 {
-            return Some(Method::Other as u8);
-        }
-        let methods = (&raw const SYSCALL_METHODS).cast::<u8>();
-        // SAFETY: `number` is in bounds; `Global` is a transparent wrapper around the array.
-        let method = unsafe { methods.add(number as usize).read_volatile() };
-        Some(method & METHOD)
+        Some(self.syscall_method(number) & METHOD)
     }
 
-    /// To whom and to what a copy made by this task, outside interrupts, belongs.
+    /// What a copy made by the running task, outside interrupts, is charged to.
     #[inline(always)]
-    pub fn context(self) -> Context {
-        let flags = self.flags();
-        if flags & (PF_KTHREAD | PF_IO_WORKER) != 0 {
-            return if flags & PF_KTHREAD != 0 {
-                Context::Kernel
-            } else {
-                Context::Process(Method::IoUring as u8)
-            };
+    pub fn charge() -> Charge {
+        if layout!(has_task_pt_regs) == 0 {
+            return charge_by_helpers();
         }
-        let number = self.syscall_number();
-        if number < 0 {
-            return Context::Process(Method::Mmap as u8);
-        }
-        let method = self.syscall_method(number);
-        if method & COMPARED != 0 {
-            Context::Call
-        } else {
-            Context::Process(method & METHOD)
-        }
+        // SAFETY: the helper takes no argument and cannot fail, and is older than the other.
+        let task = Self(unsafe { bpf_get_current_task_btf() }.cast());
+        charge(Typed(task.0), task.syscall_number_by_regs())
     }
 
     /// Whether the task is in a system call whose exit program will collect its call.
@@ -209,14 +251,28 @@ impl Task {
     /// What [`SYSCALL_METHODS`] has for a system call of this task.
     #[inline(always)]
     pub fn syscall_method(self, number: i64) -> u8 {
-        let status: u32 = self.read(layout!(thread_info_status));
-        if status & TS_COMPAT != 0 || number as u64 >= SYSCALLS as u64 {
+        if self.is_compat() {
             return Method::Other as u8;
         }
-        let methods = (&raw const SYSCALL_METHODS).cast::<u8>();
-        // SAFETY: `number` is in bounds; `Global` is a transparent wrapper around the array.
-        unsafe { methods.add(number as usize).read_volatile() }
+        method_of(number).unwrap_or(Method::Other as u8)
     }
+
+    #[inline(always)]
+    fn is_compat(self) -> bool {
+        let status: u32 = self.read(at!(thread_info_status));
+        status & TS_COMPAT != 0
+    }
+}
+
+/// What [`SYSCALL_METHODS`] has for the number of a 64-bit system call; `None` if that is none.
+#[inline(always)]
+fn method_of(number: i64) -> Option<u8> {
+    if number as u64 >= SYSCALLS as u64 {
+        return None;
+    }
+    let methods = (&raw const SYSCALL_METHODS).cast::<u8>();
+    // SAFETY: `number` is in bounds; `Global` is a transparent wrapper around the array.
+    Some(unsafe { methods.add(number as usize).read_volatile() })
 }
 
 /// A `struct cgroup`.
@@ -233,33 +289,33 @@ impl Cgroup {
     /// Cgroups of other hierarchies have the same ids.
     #[inline(always)]
     pub fn in_default_hierarchy(self) -> bool {
-        let root: u64 = self.0.read(layout!(cgroup_root));
-        let hierarchy: u32 = Task(root as *const u8).read(layout!(cgroup_root_hierarchy_id));
+        let root: u64 = self.0.read(at!(cgroup_root));
+        let hierarchy: u32 = Task(root as *const u8).read(at!(cgroup_root_hierarchy_id));
         hierarchy == 0
     }
 
     #[inline(always)]
     fn node(self) -> Task {
-        let node: u64 = self.0.read(layout!(cgroup_kn));
+        let node: u64 = self.0.read(at!(cgroup_kn));
         Task(node as *const u8)
     }
 
     #[inline(always)]
     pub fn id(self) -> u64 {
-        self.node().read(layout!(kernfs_node_id))
+        self.node().read(at!(kernfs_node_id))
     }
 
     /// The address of the last part of its path.
     #[inline(always)]
     pub fn name(self) -> *const u8 {
-        let name: u64 = self.node().read(layout!(kernfs_node_name));
+        let name: u64 = self.node().read(at!(kernfs_node_name));
         name as *const u8
     }
 
     #[inline(always)]
     pub fn parent(self) -> Self {
-        let state: u64 = self.0.read(layout!(cgroup_parent));
-        let cgroup: u64 = Task(state as *const u8).read(layout!(css_cgroup));
+        let state: u64 = self.0.read(at!(cgroup_parent));
+        let cgroup: u64 = Task(state as *const u8).read(at!(css_cgroup));
         Self(Task(cgroup as *const u8))
     }
 }
@@ -275,20 +331,52 @@ pub fn process_of(task: u64) -> ProcessKey {
     }
 }
 
-/// Where a copy is charged.
-pub enum Context {
-    /// To a system call, whose exit program must know it.
-    Call,
-    /// To the task's process and this method.
-    Process(u8),
-    /// At once, to the pseudo-process `kernel`.
-    Kernel,
+/// What a copy is charged to: a method of the task's process, unless it is one of these. One number, so
+/// that a method's bound is all that is checked as a rule.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Charge(pub u64);
+
+impl Charge {
+    /// The pseudo-process `kernel`.
+    pub const KERNEL: Self = Self(u64::MAX);
+
+    /// Whether it is a system call, whose exit program must know it.
+    #[inline(always)]
+    pub const fn is_call(self) -> bool {
+        self.0 & COMPARED as u64 != 0
+    }
+}
+
+#[inline(always)]
+fn charge(task: impl Structure, number: i64) -> Charge {
+    let flags: u32 = task.read(at!(task_flags));
+    if flags & (PF_KTHREAD | PF_IO_WORKER) != 0 {
+        return if flags & PF_KTHREAD != 0 {
+            Charge::KERNEL
+        } else {
+            Charge(Method::IoUring as u64)
+        };
+    }
+    let status: u32 = task.read(at!(thread_info_status));
+    match method_of(number) {
+        Some(method) if status & TS_COMPAT == 0 => Charge((method & (METHOD | COMPARED)).into()),
+        _ if number < 0 => Charge(Method::Mmap as u64),
+        _ => Charge(Method::Other as u64),
+    }
+}
+
+/// A function of its own, so that no registers are kept for it where it is not needed.
+#[cold]
+#[inline(never)]
+fn charge_by_helpers() -> Charge {
+    let task = Task::current();
+    charge(Untyped(task.0 as u64), task.syscall_number_by_stack())
 }
 
 /// Whether this program interrupted `current` rather than being called by it.
 #[inline(always)]
 pub fn in_interrupt() -> bool {
-    let offsets = layout!(per_cpu_offset);
+    let offsets = address!(per_cpu_offset);
     // SAFETY: the helper takes no argument and cannot fail.
     let cpu = u64::from(unsafe { bpf_get_smp_processor_id() });
     let this_cpu: u64 = if offsets == 0 {
@@ -296,18 +384,15 @@ pub fn in_interrupt() -> bool {
     } else {
         probe(offsets + cpu * 8)
     };
-    let count: u32 = probe(this_cpu.wrapping_add(layout!(preempt_count)));
+    let count: u32 = probe(this_cpu.wrapping_add(address!(preempt_count)));
     count & SERVING_INTERRUPT != 0
 }
 
 #[inline(always)]
 fn side(iter_type: u8) -> u8 {
-    let layout = (&raw const LAYOUT).cast::<KernelLayout>();
-    // SAFETY: `Global` is a transparent wrapper around the value, and the array has all indices.
-    unsafe {
-        let sides = (&raw const (*layout).iter_sides).cast::<u8>();
-        sides.add(usize::from(iter_type)).read_volatile()
-    }
+    let sides = (&raw const ITER_SIDES).cast::<u8>();
+    // SAFETY: `Global` is a transparent wrapper around the array, which has all indices.
+    unsafe { sides.add(usize::from(iter_type)).read_volatile() }
 }
 
 /// What the type of an `iov_iter` says about a copy.
@@ -322,7 +407,7 @@ impl Side {
     /// `iter` is BTF-typed: an argument declared as `struct iov_iter *`, or inside one.
     #[inline(always)]
     pub fn of(iter: *const u8) -> Self {
-        Self::of_type(field(iter, layout!(iter_type)))
+        Self::of_type(field(iter, at!(iter_type)))
     }
 
     #[inline(always)]
@@ -342,7 +427,7 @@ impl Side {
     /// Whether `iter`, as above, takes pages as they are, and copies of what is in none.
     #[inline(always)]
     pub fn takes_pages(iter: *const u8) -> bool {
-        side(field(iter, layout!(iter_type))) & SIDE_PAGES != 0
+        side(field(iter, at!(iter_type))) & SIDE_PAGES != 0
     }
 
     /// The direction of a copy whose user side, if it has one, is `user`.
@@ -359,7 +444,7 @@ impl Side {
 
 /// A kernel structure that a program is handed, so that one body serves all ways of attaching.
 pub trait Structure: Copy {
-    fn read<T: Copy + Default>(self, offset: u32) -> T;
+    fn read<const PLACE: u16, T: Load + Default>(self, at: At<PLACE>) -> T;
 }
 
 /// What trampolines and tracepoints hand over: a BTF-typed pointer.
@@ -372,24 +457,61 @@ pub struct Untyped(pub u64);
 
 impl Structure for Typed {
     #[inline(always)]
-    fn read<T: Copy + Default>(self, offset: u32) -> T {
-        field(self.0, offset)
+    fn read<const PLACE: u16, T: Load + Default>(self, at: At<PLACE>) -> T {
+        field(self.0, at)
     }
 }
 
 impl Structure for Untyped {
     #[inline(always)]
-    fn read<T: Copy + Default>(self, offset: u32) -> T {
-        probe(self.0 + u64::from(offset))
+    fn read<const PLACE: u16, T: Load + Default>(self, at: At<PLACE>) -> T {
+        probe(self.0 + u64::from(value(at)))
     }
 }
 
 /// Loads from a BTF-typed pointer; the verifier checks the type and catches faults.
 #[inline(always)]
-pub fn field<T: Copy>(base: *const u8, offset: u32) -> T {
-    // SAFETY: the verifier refuses the program unless the load is inside the typed object, and the
-    // kernel turns a fault into a zero.
-    unsafe { base.add(offset as usize).cast::<T>().read_volatile() }
+pub fn field<const PLACE: u16, T: Load>(base: *const u8, _: At<PLACE>) -> T {
+    T::load::<PLACE>(base)
+}
+
+/// What one instruction loads.
+pub trait Load: Copy {
+    fn load<const PLACE: u16>(base: *const u8) -> Self;
+}
+
+macro_rules! load {
+    ($($type:ty, $unsigned:ty, $width:literal;)*) => {$(
+        impl Load for $type {
+            #[inline(always)]
+            fn load<const PLACE: u16>(base: *const u8) -> Self {
+                let loaded: u64;
+                // SAFETY: the verifier refuses the program unless the load is inside the typed object,
+                // and the kernel turns a fault into a zero. A narrow load clears the upper bits.
+                unsafe {
+                    asm!(
+                        concat!("{loaded} = *(", $width, " *)({base} + {operand})"),
+                        loaded = out(reg) loaded,
+                        base = in(reg) base,
+                        operand = const operand::offset(PLACE),
+                        options(readonly, nostack),
+                    );
+                    core::hint::assert_unchecked(loaded <= <$unsigned>::MAX as u64);
+                }
+                loaded as Self
+            }
+        }
+    )*};
+}
+
+load! {
+    u8, u8, "u8";
+    u16, u16, "u16";
+    u32, u32, "u32";
+    i32, u32, "u32";
+    u64, u64, "u64";
+    i64, u64, "u64";
+    *const u8, u64, "u64";
 }
 
 /// Reads kernel memory at an address the verifier knows nothing of; 0 if it cannot be read.

@@ -2,7 +2,7 @@
 
 use core::mem::{offset_of, size_of};
 
-/// In [`KernelLayout::iter_sides`]: user memory.
+/// In [`IterSides`]: user memory.
 pub const SIDE_USER: u8 = 1;
 /// Kernel memory.
 pub const SIDE_KERNEL: u8 = 2;
@@ -14,8 +14,12 @@ pub const SIDE_PAGES: u8 = 8;
 /// An offset or address that the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
 
+/// For each value that `iter_type` can have what its other side is, [`SIDE_USER`] and so on; 0 if unknown.
+pub type IterSides = [u8; 256];
+
 /// What the programs need to know of the running kernel, read from its BTF and symbols by user
-/// space before loading. A frozen global: the verifier prunes on it.
+/// space, which puts it into their instructions before it loads them ([`operand`]). So it costs no
+/// loads, and the verifier prunes on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 #[allow(
@@ -74,8 +78,8 @@ pub struct KernelLayout {
     /// The same for a head that is part of a page.
     pub skb_head_frag: u32,
     pub skb_head_frag_bit: u32,
-    /// For each value that `iter_type` can have what its other side is, [`SIDE_USER`] and so on; 0 if unknown.
-    pub iter_sides: [u8; 256],
+    /// Is a global, for it is indexed; all else are operands.
+    pub iter_sides: IterSides,
     /// `ubuf_info.ops`; before 6.10 `callback`.
     pub ubuf_callback: u32,
     pub net_device_parent: u32,
@@ -139,6 +143,16 @@ pub struct KernelLayout {
 }
 
 impl KernelLayout {
+    /// As many words of 32 bits as it has.
+    pub const WORDS: usize = size_of::<Self>() / 4;
+
+    /// All of it, by place.
+    #[must_use]
+    pub const fn words(&self) -> &[u32; Self::WORDS] {
+        // SAFETY: it is plain numbers without gaps, and more aligned than its words.
+        unsafe { &*(&raw const *self).cast() }
+    }
+
     /// A layout of which nothing is known.
     pub const UNKNOWN: Self = Self {
         task_flags: ABSENT,
@@ -232,3 +246,32 @@ const _: () = {
     // An odd number of fields before would leave a gap: then one that is reserved belongs there.
     assert!(offset_of!(KernelLayout, reserved) + 4 == offset_of!(KernelLayout, zerocopy_callback));
 };
+
+/// Where a field of [`KernelLayout`] lies, in words of 32 bits.
+#[macro_export]
+macro_rules! place {
+    ($field:ident) => {
+        (::core::mem::offset_of!($crate::KernelLayout, $field) / 4) as u16
+    };
+}
+
+/// What stands in the programs' instructions for a field of [`KernelLayout`] until user space puts its
+/// value there: numbers that no instruction has otherwise.
+pub mod operand {
+    /// In the upper half of an instruction's operand; the lower half is the field's place.
+    pub const IMMEDIATE: i32 = 0x7a43_0000;
+    /// Added to the field's place in the offset of a load.
+    pub const OFFSET: i16 = 0x7000;
+
+    /// The operand of an instruction that sets a register to the field at a place.
+    #[must_use]
+    pub const fn immediate(place: u16) -> i32 {
+        IMMEDIATE | place as i32
+    }
+
+    /// The offset of an instruction that loads from where that field says.
+    #[must_use]
+    pub const fn offset(place: u16) -> i16 {
+        OFFSET + place.cast_signed()
+    }
+}

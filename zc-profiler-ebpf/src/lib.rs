@@ -8,7 +8,9 @@ mod layout;
 
 use core::mem::size_of;
 
-pub use self::layout::{ABSENT, KernelLayout, SIDE_KERNEL, SIDE_NONE, SIDE_PAGES, SIDE_USER};
+pub use self::layout::{
+    ABSENT, IterSides, KernelLayout, SIDE_KERNEL, SIDE_NONE, SIDE_PAGES, SIDE_USER, operand,
+};
 
 /// How a program asked the kernel to move bytes: one value for a family of system calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -374,10 +376,10 @@ impl Pending {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Running {
+    /// Its process. First, so that its counters need no offset.
+    pub pending: Pending,
     /// Its system call.
     pub call: Call,
-    /// Its process.
-    pub pending: Pending,
     /// What that used last, by [`Use`].
     pub noted: [Noted; Use::COUNT],
 }

@@ -4,7 +4,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use zc_profiler_ebpf::{Device, Flow};
 
 use crate::{
-    kernel::{field, layout},
+    kernel::{at, field},
     process, sockets,
 };
 
@@ -20,8 +20,8 @@ pub fn net_dev_start_xmit(ctx: BtfTracePointContext) -> i32 {
     if !process::enabled() || !has_hardware(device) {
         return 0;
     }
-    let bytes: u32 = field(skb, layout!(skb_len));
-    if let Some(entry) = sockets::charged(field(skb, layout!(skb_sk))) {
+    let bytes: u32 = field(skb, at!(skb_len));
+    if let Some(entry) = sockets::charged(field(skb, at!(skb_sk))) {
         entry.add_dma(Device::Net, Flow::Out, bytes.into());
     }
     0
@@ -52,14 +52,14 @@ arrivals! {
 
 #[inline(always)]
 fn arrived(skb: *const u8) {
-    if !process::enabled() || !has_hardware(field(skb, layout!(skb_dev))) {
+    if !process::enabled() || !has_hardware(field(skb, at!(skb_dev))) {
         return;
     }
-    let bytes: u32 = field(skb, layout!(skb_len));
+    let bytes: u32 = field(skb, at!(skb_len));
     // The link's header lies before `data` already.
-    let head: u64 = field(skb, layout!(skb_head));
-    let data: u64 = field(skb, layout!(skb_data));
-    let link: u16 = field(skb, layout!(skb_mac_header));
+    let head: u64 = field(skb, at!(skb_head));
+    let data: u64 = field(skb, at!(skb_data));
+    let link: u16 = field(skb, at!(skb_mac_header));
     let header = data.wrapping_sub(head.wrapping_add(u64::from(link)));
     let header = if header < 256 { header } else { 0 };
     if let Some(entry) = process::kernel() {
@@ -70,5 +70,5 @@ fn arrived(skb: *const u8) {
 /// Whether a `net_device` has a parent in the device tree.
 #[inline(always)]
 fn has_hardware(device: *const u8) -> bool {
-    field::<u64>(device, layout!(net_device_parent)) != 0
+    field::<_, u64>(device, at!(net_device_parent)) != 0
 }

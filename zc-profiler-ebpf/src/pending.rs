@@ -22,7 +22,7 @@ use zc_profiler_ebpf::{Direction, Lost, Method, MethodCounters, Pending, Running
 
 use crate::{
     kernel::Task,
-    process::{self, Entry, add, of_method},
+    process::{self, Entry, add, add_to},
 };
 
 #[map]
@@ -53,22 +53,21 @@ pub fn method(running: *mut Running, method: Method) -> *mut MethodCounters {
 
 /// The same for a method that only the kernel knows; `None` if there is no such method.
 #[inline(always)]
-pub fn any_method(running: *mut Running, method: u8) -> Option<*mut MethodCounters> {
-    touch(running, 1 << (method & 15));
-    // SAFETY: this CPU's value.
-    of_method(unsafe { &raw mut (*running).pending.methods }, method)
+pub fn any_method(running: *mut Running, method: u64) -> Option<*mut MethodCounters> {
+    let index = process::index_of(method)?;
+    touch(running, 1 << index);
+    // SAFETY: this CPU's value; the index is in bounds.
+    Some(unsafe { &raw mut (*running).pending.methods[index] })
 }
 
-/// Adds a copy that the running task made.
+/// Adds a copy that the running task made; false if there is no such method.
 #[inline(always)]
-pub fn add_copy(running: *mut Running, method: u8, direction: Direction, bytes: u64) {
-    if let Some(counters) = any_method(running, method) {
-        // SAFETY: this CPU's value; the index is in bounds.
-        unsafe {
-            add(&raw mut (*counters).copies[direction as usize], 1);
-            add(&raw mut (*counters).copied_bytes[direction as usize], bytes);
-        }
-    }
+pub fn add_copy(running: *mut Running, method: u64, direction: Direction, bytes: u64) -> bool {
+    let Some(counters) = any_method(running, method) else {
+        return false;
+    };
+    process::add_copy(counters, direction, bytes);
+    true
 }
 
 #[inline(always)]
@@ -78,15 +77,14 @@ pub fn add_fault(major: bool, user: bool) {
     };
     touch(running, Pending::OTHERS);
     // SAFETY: this CPU's value.
-    unsafe {
-        if major {
-            add(&raw mut (*running).pending.major_faults, 1);
-        } else {
-            add(&raw mut (*running).pending.minor_faults, 1);
-        }
-        if user {
-            add(&raw mut (*running).pending.user_faults, 1);
-        }
+    let pending = unsafe { &raw mut (*running).pending };
+    if major {
+        add_to!(pending, Pending.major_faults, 1);
+    } else {
+        add_to!(pending, Pending.minor_faults, 1);
+    }
+    if user {
+        add_to!(pending, Pending.user_faults, 1);
     }
 }
 
@@ -106,8 +104,7 @@ pub fn add_lost(running: *mut Running, reason: Lost, bytes: u64) {
 #[inline(always)]
 pub fn add_payload(of: Method, bytes: u64) {
     if let Some(running) = running_process() {
-        // SAFETY: this CPU's value.
-        unsafe { add(&raw mut (*method(running, of)).payload_bytes, bytes) }
+        add_to!(method(running, of), MethodCounters.payload_bytes, bytes);
     }
 }
 
@@ -115,8 +112,7 @@ pub fn add_payload(of: Method, bytes: u64) {
 #[inline(always)]
 pub fn add_zero_copy(of: Method, bytes: u64) {
     if let Some(running) = running_process() {
-        // SAFETY: this CPU's value.
-        unsafe { add(&raw mut (*method(running, of)).zero_copy_bytes, bytes) }
+        add_to!(method(running, of), MethodCounters.zero_copy_bytes, bytes);
     }
 }
 

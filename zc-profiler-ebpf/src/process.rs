@@ -2,6 +2,7 @@
 
 use core::{
     arch::asm,
+    mem::offset_of,
     ptr::{NonNull, null_mut},
 };
 
@@ -240,20 +241,14 @@ impl Entry {
     /// Adds a copy that is not the running task's own, or that is the kernel's.
     #[inline(always)]
     pub fn add_copy(self, method: u8, direction: Direction, bytes: u64) {
-        let Some(counters) = self.method(method) else {
-            return;
-        };
-        // SAFETY: `counters` points into a live map value.
-        unsafe {
-            add(&raw mut (*counters).copies[direction as usize], 1);
-            add(&raw mut (*counters).copied_bytes[direction as usize], bytes);
+        if let Some(index) = index_of(method.into()) {
+            // SAFETY: a live map value, and the index is in bounds.
+            add_copy(
+                unsafe { &raw mut (*self.counters()).methods[index] },
+                direction,
+                bytes,
+            );
         }
-    }
-
-    #[inline(always)]
-    fn method(self, method: u8) -> Option<*mut MethodCounters> {
-        // SAFETY: a live map value.
-        of_method(unsafe { &raw mut (*self.counters()).methods }, method)
     }
 
     #[inline(always)]
@@ -332,26 +327,55 @@ impl Entry {
     }
 }
 
-/// The counters of one method; `None` if there is no such method.
+/// The index of a method; `None` if there is no such method.
 #[inline(always)]
-pub fn of_method(
-    methods: *mut [MethodCounters; Method::ALL.len()],
-    method: u8,
-) -> Option<*mut MethodCounters> {
-    let mut index = usize::from(method);
+pub fn index_of(method: u64) -> Option<usize> {
+    let mut index = method as usize;
     // The verifier must see the bound on the very register that becomes the offset: without this
     // the compiler may check one copy of the value and use another.
     // SAFETY: it copies a register to itself.
-    unsafe { asm!("{0} = {0}", inout(reg) index) };
-    (index < Method::ALL.len()).then(|| methods.cast::<MethodCounters>().wrapping_add(index))
+    unsafe { asm!("{0} = {0}", inout(reg) index, options(nomem, nostack)) };
+    (index < Method::ALL.len()).then_some(index)
 }
 
 /// Adds to a counter in one instruction, which nothing on this CPU or another can part.
 #[inline(always)]
 pub fn add(counter: *mut u64, count: u64) {
+    add_at::<0>(counter, count);
+}
+
+/// The same for a counter that lies this many bytes behind an address.
+#[inline(always)]
+pub fn add_at<const OFFSET: usize>(address: *mut u64, count: u64) {
     // Written out because the compiler may pick the fetching form, which 5.10 does not know.
-    // SAFETY: `counter` lies in a live map value and is aligned.
+    // SAFETY: the counter lies in a live map value and is aligned.
     unsafe {
-        asm!("lock *(u64 *)({counter} + 0) += {count}", counter = in(reg) counter, count = in(reg) count);
+        asm!(
+            "lock *(u64 *)({address} + {offset}) += {count}",
+            address = in(reg) address,
+            offset = const OFFSET,
+            count = in(reg) count,
+            options(nostack),
+        );
     }
+}
+
+/// Adds to a field of what a pointer points to.
+macro_rules! add_to {
+    ($pointer:expr, $structure:ident.$field:ident, $count:expr) => {{
+        let pointer: *mut $structure = $pointer;
+        $crate::process::add_at::<{ core::mem::offset_of!($structure, $field) }>(
+            pointer.cast(),
+            $count,
+        )
+    }};
+}
+pub(crate) use add_to;
+
+/// Adds a copy to the counters of a method.
+#[inline(always)]
+pub fn add_copy(counters: *mut MethodCounters, direction: Direction, bytes: u64) {
+    let directed = counters.cast::<u64>().wrapping_add(direction as usize);
+    add_at::<{ offset_of!(MethodCounters, copies) }>(directed, 1);
+    add_at::<{ offset_of!(MethodCounters, copied_bytes) }>(directed, bytes);
 }

@@ -13,7 +13,9 @@ use zc_profiler_ebpf::{ABSENT, Direction, Dropped, Lost, Method, Owner, ProcessK
 use crate::{
     call::{entry_program, program, program_anywhere},
     copies,
-    kernel::{self, Structure, Task, Typed, Untyped, field, in_interrupt, layout, probe},
+    kernel::{
+        self, Structure, Task, Typed, Untyped, address, at, field, in_interrupt, layout, probe,
+    },
     noted, pending,
     process::{self, Entry},
 };
@@ -221,17 +223,17 @@ program_anywhere! { fentry FEntryContext,
     /// the kernel.
     skb_try_coalesce, "skb_try_coalesce", |ctx| {
         let (to, from): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(1));
-        let length: u32 = field(from, layout!(skb_len));
-        let tail: u32 = field(to, layout!(skb_tail));
-        let end: u32 = field(to, layout!(skb_end));
-        let paged: u32 = field(to, layout!(skb_data_len));
+        let length: u32 = field(from, at!(skb_len));
+        let tail: u32 = field(to, at!(skb_tail));
+        let end: u32 = field(to, at!(skb_end));
+        let paged: u32 = field(to, at!(skb_data_len));
         // Otherwise pages change hands, and nothing is copied.
         if paged == 0
             && u64::from(tail) + u64::from(length) <= u64::from(end)
             && let Some(slot) = COALESCING.get_ptr_mut(0)
         {
-            let head: u64 = field(to, layout!(skb_head));
-            let socket: u64 = field(to, layout!(skb_sk));
+            let head: u64 = field(to, at!(skb_head));
+            let socket: u64 = field(to, at!(skb_sk));
             // SAFETY: this CPU's value; the copy follows at once, with bottom halves off.
             unsafe {
                 (*slot).from = ctx.arg(1);
@@ -296,7 +298,7 @@ pub fn skb_copy_and_csum_bits_kprobe(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn between_buffers(skb: impl Structure, bytes: i64) {
-    let socket: u64 = skb.read(layout!(skb_sk));
+    let socket: u64 = skb.read(at!(skb_sk));
     let lost = if socket != 0 && by_reference(skb) {
         Some(Lost::SgOff)
     } else {
@@ -315,8 +317,8 @@ fn by_reference(skb: impl Structure) -> bool {
 /// The address of its `skb_shared_info`.
 #[inline(always)]
 fn shared_info(skb: impl Structure) -> u64 {
-    let head: u64 = skb.read(layout!(skb_head));
-    let end: u32 = skb.read(layout!(skb_end));
+    let head: u64 = skb.read(at!(skb_head));
+    let end: u32 = skb.read(at!(skb_end));
     head + u64::from(end)
 }
 
@@ -342,24 +344,24 @@ pub fn skb_copy_ubufs_kprobe(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn made_private(skb: impl Structure) {
-    let length: u32 = skb.read(layout!(skb_data_len));
+    let length: u32 = skb.read(at!(skb_data_len));
     // On delivery the buffer has left its socket. But MSG_ZEROCOPY's notification lies in the control
     // block of another, which has not.
     let notification: u64 = probe(shared_info(skb) + u64::from(layout!(shinfo_destructor_arg)));
     let callback: u64 = probe(notification + u64::from(layout!(ubuf_callback)));
-    if callback != 0 && callback == layout!(zerocopy_callback) {
+    if callback != 0 && callback == address!(zerocopy_callback) {
         let holder = notification.wrapping_sub(u64::from(layout!(skb_cb)));
         let socket: u64 = probe(holder + u64::from(layout!(skb_sk)));
         copied(socket, Use::Send, length.into(), Some(Lost::ZerocopyCopied));
     } else if callback != 0
-        && callback == layout!(io_uring_callback)
+        && callback == address!(io_uring_callback)
         && layout!(io_notif_data_uarg) != ABSENT
     {
         // The request begins with the notification's own data.
         let request = notification.wrapping_sub(u64::from(layout!(io_notif_data_uarg)));
         copied_for_request(request, length.into());
     } else {
-        let socket: u64 = skb.read(layout!(skb_sk));
+        let socket: u64 = skb.read(at!(skb_sk));
         copied(socket, Use::Send, length.into(), None);
     }
 }
@@ -379,8 +381,8 @@ program! {
     |ctx| if ctx.arg::<i32>(6) != 0 {
         let skb = Typed(ctx.arg(0));
         let (offset, wanted): (u32, u32) = (ctx.arg(2), ctx.arg(4));
-        let length: u32 = skb.read(layout!(skb_len));
-        let paged: u32 = skb.read(layout!(skb_data_len));
+        let length: u32 = skb.read(at!(skb_len));
+        let paged: u32 = skb.read(at!(skb_data_len));
         let head = i64::from(length) - i64::from(paged) - i64::from(offset);
         if head > 0 && !owns_page(skb) {
             copies::copied(Direction::InKernel, head.min(i64::from(wanted)));
@@ -391,8 +393,8 @@ program! {
 /// Whether a buffer's head is part of a page, and the buffer the only one that uses it.
 #[inline(always)]
 fn owns_page(skb: Typed) -> bool {
-    let part: u8 = skb.read(layout!(skb_head_frag));
-    let cloned: u8 = skb.read(layout!(skb_cloned));
+    let part: u8 = skb.read(at!(skb_head_frag));
+    let cloned: u8 = skb.read(at!(skb_cloned));
     if u32::from(part) & layout!(skb_head_frag_bit) == 0 {
         return false;
     }

@@ -4,13 +4,13 @@
 //! Each counts the call and its payload, and gives the copies made inside to the process. Without
 //! one, copies inside that call are still counted, but neither calls nor payload are.
 
-use zc_profiler_ebpf::{Call, Direction, Lost, Method, NO_PAYLOAD};
+use zc_profiler_ebpf::{Call, Direction, Lost, Method, MethodCounters, NO_PAYLOAD, Running};
 
 use crate::{
     call::{self, program, tracepoint_program},
-    kernel::{Task, field, layout},
+    kernel::{Task, at, field},
     pending,
-    process::add,
+    process::{add, add_copy, add_to},
 };
 
 const PROCESS_VM_READV: i64 = 310;
@@ -25,18 +25,20 @@ enum Payload {
     Internal,
     /// The return value is no number of bytes; the payload is what was copied or referenced.
     Messages,
-    /// Bytes that the call itself copies once in this direction, and no carrier sees.
-    Copied(Direction),
+    /// Bytes that the call itself copies once to user memory, and no carrier sees.
+    CopiedToUser,
+    /// The same from user memory.
+    CopiedFromUser,
     /// None.
     Nothing,
 }
 
 macro_rules! exits {
-    ($($name:ident $function:literal $method:ident $payload:ident $($direction:ident)?;)*) => {$(
+    ($($name:ident $function:literal $method:ident $payload:ident;)*) => {$(
         program! {
             #[doc = concat!("Exit of `", $function, "`.")]
             $name, $function, |ctx| {
-                exit(Method::$method, Payload::$payload $((Direction::$direction))?, ctx.arg(1));
+                exit(Method::$method, Payload::$payload, ctx.arg(1));
             }
         }
     )*};
@@ -65,8 +67,8 @@ exits! {
     sys_recvfrom "__x64_sys_recvfrom" Recv User;
     sys_recvmsg "__x64_sys_recvmsg" Recv User;
     sys_recvmmsg "__x64_sys_recvmmsg" Recv Messages;
-    sys_process_vm_readv "__x64_sys_process_vm_readv" ProcessVm Copied ToUser;
-    sys_process_vm_writev "__x64_sys_process_vm_writev" ProcessVm Copied FromUser;
+    sys_process_vm_readv "__x64_sys_process_vm_readv" ProcessVm CopiedToUser;
+    sys_process_vm_writev "__x64_sys_process_vm_writev" ProcessVm CopiedFromUser;
     sys_io_uring_enter "__x64_sys_io_uring_enter" IoUring Nothing;
 }
 
@@ -76,7 +78,7 @@ tracepoint_program! {
     /// Stands in where no function can be hooked: counts calls and payload of all methods, and derives
     /// what they copied from what they returned. It makes every system call of every task slower, so it
     /// is used only there. Without it nothing is left.
-    sys_exit, "sys_exit", |ctx| derive(field(ctx.arg(0), layout!(regs_orig_ax)), ctx.arg(1))
+    sys_exit, "sys_exit", |ctx| derive(field(ctx.arg(0), at!(regs_orig_ax)), ctx.arg(1))
 }
 
 #[inline(always)]
@@ -90,17 +92,14 @@ fn derive(number: i64, returned: i64) {
     let Some(running) = pending::running() else {
         return;
     };
-    let Some(counters) = pending::any_method(running, method) else {
+    let Some(counters) = pending::any_method(running, method.into()) else {
         return;
     };
-    // SAFETY: this CPU's value.
-    unsafe {
-        add(&raw mut (*counters).calls, 1);
-        if returned <= 0 || found & NO_PAYLOAD != 0 {
-            return;
-        }
-        add(&raw mut (*counters).payload_bytes, returned as u64);
+    add_to!(counters, MethodCounters.calls, 1);
+    if returned <= 0 || found & NO_PAYLOAD != 0 {
+        return;
     }
+    add_to!(counters, MethodCounters.payload_bytes, returned as u64);
     // What goes to or from user memory is copied as a rule; of the other methods nothing is known.
     let direction = if number == PROCESS_VM_READV
         || method == Method::Read as u8
@@ -115,7 +114,7 @@ fn derive(number: i64, returned: i64) {
     } else {
         return;
     };
-    pending::add_copy(running, method, direction, returned as u64);
+    pending::add_copy(running, method.into(), direction, returned as u64);
 }
 
 #[inline(always)]
@@ -124,29 +123,39 @@ fn exit(method: Method, rule: Payload, returned: i64) {
         return;
     };
     let counters = pending::method(running, method);
-    let returned = if returned > 0 { returned as u64 } else { 0 };
+    add_to!(counters, MethodCounters.calls, 1);
+    let direction = match rule {
+        Payload::CopiedToUser => Some(Direction::ToUser),
+        Payload::CopiedFromUser => Some(Direction::FromUser),
+        _ => None,
+    };
+    if let Some(direction) = direction
+        && returned > 0
+    {
+        add_copy(counters, direction, returned as u64);
+    }
     // SAFETY: this CPU's value.
-    unsafe {
-        add(&raw mut (*counters).calls, 1);
-        if let Payload::Copied(direction) = rule
-            && returned > 0
-        {
-            add(&raw mut (*counters).copies[direction as usize], 1);
-            add(
-                &raw mut (*counters).copied_bytes[direction as usize],
-                returned,
-            );
+    if unsafe { (*running).call.dirty } != 0 {
+        collect(running, method as u64, rule, returned);
+    } else if returned > 0 {
+        if !matches!(rule, Payload::Messages | Payload::Nothing) {
+            add_to!(counters, MethodCounters.payload_bytes, returned as u64);
         }
-        if (*running).call.dirty == 0 {
-            if matches!(rule, Payload::User | Payload::Internal | Payload::Copied(_)) {
-                add_if(&raw mut (*counters).payload_bytes, returned);
-            }
-            if matches!(rule, Payload::Internal) {
-                add_if(&raw mut (*counters).zero_copy_bytes, returned);
-            }
-            return;
+        if matches!(rule, Payload::Internal) {
+            add_to!(counters, MethodCounters.zero_copy_bytes, returned as u64);
         }
     }
+}
+
+/// The end of a call of which something must be known. A function of its own, so that the common exit
+/// keeps no registers for it.
+#[cold]
+#[inline(never)]
+fn collect(running: *mut Running, method: u64, rule: Payload, returned: i64) {
+    let returned = returned.max(0) as u64;
+    let Some(counters) = pending::any_method(running, method) else {
+        return;
+    };
     // SAFETY: this CPU's value.
     let made = call::take(unsafe { &mut (*running).call });
     let [to_user, from_user, in_kernel] = made.copied_bytes;
@@ -156,18 +165,16 @@ fn exit(method: Method, rule: Payload, returned: i64) {
         Payload::Internal if made.dirty & Call::UNKNOWN != 0 => (returned, 0),
         Payload::Internal => (returned, returned.saturating_sub(copied)),
         Payload::Messages => (copied + made.by_reference, made.by_reference),
-        Payload::Copied(_) => (returned, 0),
+        Payload::CopiedToUser | Payload::CopiedFromUser => (returned, 0),
         Payload::Nothing => (0, 0),
     };
-    let lost = match method {
-        Method::Sendfile | Method::Splice => Some(Lost::SpliceCopied),
-        Method::CopyFileRange => Some(Lost::CopyFileRangeCopied),
-        _ => None,
-    };
-    if let Some(reason) = lost
-        && in_kernel != 0
-    {
-        pending::add_lost(running, reason, in_kernel.min(returned));
+    if in_kernel != 0 {
+        let lost = in_kernel.min(returned);
+        if method == Method::Sendfile as u64 || method == Method::Splice as u64 {
+            pending::add_lost(running, Lost::SpliceCopied, lost);
+        } else if method == Method::CopyFileRange as u64 {
+            pending::add_lost(running, Lost::CopyFileRangeCopied, lost);
+        }
     }
     // SAFETY: this CPU's value. Written out: a loop would have its bounds checked.
     unsafe {

@@ -4,7 +4,7 @@ use aya_ebpf::{macros::map, maps::LruHashMap};
 use zc_profiler_ebpf::{ABSENT, ProcessKey, Use};
 
 use crate::{
-    kernel::{Task, field, layout, probe},
+    kernel::{Task, at, field, layout, probe},
     noted, pending, process,
 };
 
@@ -36,10 +36,10 @@ pub fn wrote(file: *const u8) {
     if layout!(page_mapping) == ABSENT {
         return;
     }
-    let mapping: *const u8 = field(file, layout!(file_mapping));
-    let inode: *const u8 = field(mapping, layout!(mapping_host));
-    let number: u64 = field(inode, layout!(inode_number));
-    let generation: u32 = field(inode, layout!(inode_generation));
+    let mapping: *const u8 = field(file, at!(file_mapping));
+    let inode: *const u8 = field(mapping, at!(mapping_host));
+    let number: u64 = field(inode, at!(inode_number));
+    let generation: u32 = field(inode, at!(inode_generation));
     let generation = u64::from(generation);
     let address = inode as u64;
     let now = noted::now(Use::Write, address, [number, generation]);
@@ -84,7 +84,7 @@ pub fn writer(bio: *const u8) -> Option<ProcessKey> {
     if layout!(page_mapping) == ABSENT {
         return None;
     }
-    let vector: u64 = field(bio, layout!(bio_io_vec));
+    let vector: u64 = field(bio, at!(bio_io_vec));
     let mut page: u64 = probe(vector + u64::from(layout!(bio_vec_page)));
     let head: u64 = probe(page + u64::from(layout!(page_head)));
     if head & PART != 0 {

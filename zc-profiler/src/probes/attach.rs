@@ -14,6 +14,7 @@ use zc_profiler_ebpf::{
 use super::{
     Error, Evidence, Options, Way,
     hooks::{self, Attach, Form, Hook},
+    operands,
     status::{State, Status},
 };
 use crate::kernel::{Need, Symbols, btf::Btf};
@@ -88,12 +89,12 @@ impl Plan<'_> {
         };
         let mut ebpf = EbpfLoader::new()
             .btf(Some(self.aya_btf))
-            .override_global("LAYOUT", &self.layout, true)
+            .override_global("ITER_SIDES", &self.layout.iter_sides, true)
             .override_global("SYSCALL_METHODS", methods.as_slice(), true)
             .override_global(aya_log::LEVEL, &level, true)
             .map_max_entries("PROCESSES", self.processes)
             .map_max_entries("PASSES", self.processes)
-            .load(OBJECT)
+            .load(&operands::fill(OBJECT, &self.layout))
             .map_err(Error::Load)?;
         let statuses = hooks::all(evidence)
             .map(|hook| Status {

@@ -4,6 +4,7 @@ mod attach;
 mod filter;
 pub mod hooks;
 mod info;
+mod operands;
 mod status;
 mod witness;
 

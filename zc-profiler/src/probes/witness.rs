@@ -17,7 +17,7 @@ use aya::{
 };
 use zc_profiler_ebpf::{ABSENT, Direction, Primitive};
 
-use super::{Error, attach::OBJECT, take};
+use super::{Error, attach::OBJECT, operands, take};
 use crate::kernel::{self, Symbols, btf::Btf};
 
 /// How many execution breakpoints an x86 processor has.
@@ -101,9 +101,9 @@ impl Witness {
         let iter_count = btf.member("iov_iter", "count").unwrap_or(ABSENT);
         let mut ebpf = EbpfLoader::new()
             .btf(None)
-            .override_global("LAYOUT", &layout, true)
+            .override_global("ITER_SIDES", &layout.iter_sides, true)
             .map_max_entries("SUSPENDED", 1)
-            .load(OBJECT)
+            .load(&operands::fill(OBJECT, &layout))
             .map_err(Error::Load)?;
         let mut primitives: HashMap<_, u64, Primitive> = take(&mut ebpf, PRIMITIVES)?;
         let mut addresses = Vec::new();
