@@ -15,7 +15,7 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{HashMap, PerCpuArray},
 };
 use zc_profiler_ebpf::{Call, Direction, Dropped, Running};
 
@@ -30,8 +30,15 @@ use crate::{
 static SUSPENDED: HashMap<u32, Call> = HashMap::with_max_entries(16384, 0);
 
 /// How many [`SUSPENDED`] holds, so that the common switch needs no look-up.
-#[map]
-static SUSPENDED_COUNT: Array<u64> = Array::with_max_entries(1, 0);
+#[unsafe(link_section = ".data")]
+#[unsafe(no_mangle)]
+static mut SUSPENDED_COUNT: Apart = Apart { count: 0 };
+
+/// In cache lines of its own.
+#[repr(align(128))]
+struct Apart {
+    count: u64,
+}
 
 /// The running task's call.
 #[inline(always)]
@@ -71,7 +78,7 @@ pub fn take(call: &mut Call) -> Call {
         served: 0,
         request: 0,
         on_write: 0,
-        touched: 0,
+        touched: [0; 2],
     }
 }
 
@@ -200,10 +207,10 @@ pub fn in_datagram() -> bool {
 /// Saves the call of `previous` and restores that of `next`, both thread ids.
 #[inline(always)]
 pub fn switch(call: &mut Call, previous: u32, next: u32) {
-    let Some(count) = SUSPENDED_COUNT.get_ptr_mut(0) else {
-        return;
-    };
-    if call.dirty | call.served | call.request | call.on_write | call.touched != 0 {
+    // SAFETY: a live map value.
+    let count = unsafe { &raw mut SUSPENDED_COUNT.count };
+    let [first, second] = call.touched;
+    if call.dirty | call.served | call.request | call.on_write | first | second != 0 {
         if SUSPENDED.insert(&previous, &*call, 0).is_ok() {
             add(count, 1);
         } else {

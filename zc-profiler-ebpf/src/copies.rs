@@ -192,23 +192,37 @@ fn wrote(bytes: i64, iter: *const u8, file: *const u8) {
 /// A carrier moved `bytes` through `iter`, which says whether and between what it copied.
 #[inline(always)]
 pub fn moved(bytes: i64, iter: *const u8, user: Direction) {
-    if bytes <= 0 {
-        return;
+    if bytes > 0 {
+        moved_to(Side::of(iter), bytes, user);
     }
-    let side = match Side::of(iter) {
-        Side::Kernel if io_uring::has_fixed_buffers() => Side::User,
-        side => side,
+}
+
+/// The same if the iterator's side is known.
+#[inline(always)]
+pub fn moved_to(side: Side, bytes: i64, user: Direction) {
+    if side == Side::User {
+        copied(user, bytes);
+    } else {
+        moved_otherwise(side, bytes, user);
+    }
+}
+
+/// The same if it is not user memory. A function of its own, so that the common copy has one direction.
+#[cold]
+#[inline(never)]
+fn moved_otherwise(side: Side, bytes: i64, user: Direction) {
+    let direction = match side {
+        Side::Kernel if !io_uring::has_fixed_buffers() => Direction::InKernel,
+        Side::Kernel | Side::User => user,
+        Side::None => return,
+        Side::Unknown => return unknown(bytes),
     };
-    match side.direction(user) {
-        Ok(Some(direction)) => copied(direction, bytes),
-        Ok(None) => {}
-        Err(()) => unknown(bytes),
-    }
+    copied(direction, bytes);
 }
 
 /// Bytes went through an iterator of a type that this program does not know.
 #[inline(always)]
-pub fn unknown(bytes: i64) {
+fn unknown(bytes: i64) {
     if !process::enabled() {
         return;
     }

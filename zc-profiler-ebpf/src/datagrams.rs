@@ -80,11 +80,7 @@ fn sent(message: u64, bytes: i64) {
     // The kernel declares it as void, so it is no typed pointer.
     let iter = message + u64::from(layout!(msghdr_msg_iter));
     let side = Side::of_type(probe(iter + u64::from(layout!(iter_type))));
-    match side.direction(Direction::FromUser) {
-        Ok(Some(direction)) => copies::copied(direction, bytes),
-        Ok(None) => {}
-        Err(()) => copies::unknown(bytes),
-    }
+    copies::moved_to(side, bytes, Direction::FromUser);
 }
 
 program! {

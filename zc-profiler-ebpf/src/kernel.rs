@@ -1,6 +1,9 @@
 //! Reading the running kernel's structures: the task, its context, an `iov_iter`.
 
-use core::arch::asm;
+use core::{
+    arch::asm,
+    hint::{assert_unchecked, cold_path},
+};
 
 use aya_ebpf::{
     Global,
@@ -10,8 +13,8 @@ use aya_ebpf::{
     },
 };
 use zc_profiler_ebpf::{
-    ABSENT, COLLECTED, COMPARED, Direction, IterSides, Method, NO_PAYLOAD, ProcessKey, SIDE_KERNEL,
-    SIDE_NONE, SIDE_PAGES, SIDE_USER, SYSCALLS, SyscallMethods, TICK_NANOSECONDS, operand,
+    ABSENT, COLLECTED, COMPARED, IterSides, Method, NO_PAYLOAD, ProcessKey, SIDE_KERNEL, SIDE_NONE,
+    SIDE_PAGES, SIDE_USER, SYSCALLS, SyscallMethods, TICK_NANOSECONDS, operand,
 };
 
 #[unsafe(no_mangle)]
@@ -59,7 +62,7 @@ pub fn value<const PLACE: u16>(_: At<PLACE>) -> u32 {
             operand = const operand::immediate(PLACE),
             options(nomem, nostack),
         );
-        core::hint::assert_unchecked(value <= u32::MAX as u64);
+        assert_unchecked(value <= u32::MAX as u64);
     }
     value as u32
 }
@@ -349,9 +352,10 @@ impl Charge {
 
 #[inline(always)]
 fn charge(task: impl Structure, number: i64) -> Charge {
-    let flags: u32 = task.read(at!(task_flags));
-    if flags & (PF_KTHREAD | PF_IO_WORKER) != 0 {
-        return if flags & PF_KTHREAD != 0 {
+    let flags = || task.read::<_, u32>(at!(task_flags));
+    if flags() & (PF_KTHREAD | PF_IO_WORKER) != 0 {
+        cold_path();
+        return if flags() & PF_KTHREAD != 0 {
             Charge::KERNEL
         } else {
             Charge(Method::IoUring as u64)
@@ -360,8 +364,14 @@ fn charge(task: impl Structure, number: i64) -> Charge {
     let status: u32 = task.read(at!(thread_info_status));
     match method_of(number) {
         Some(method) if status & TS_COMPAT == 0 => Charge((method & (METHOD | COMPARED)).into()),
-        _ if number < 0 => Charge(Method::Mmap as u64),
-        _ => Charge(Method::Other as u64),
+        _ => {
+            cold_path();
+            Charge(if number < 0 {
+                Method::Mmap as u64
+            } else {
+                Method::Other as u64
+            })
+        }
     }
 }
 
@@ -396,6 +406,8 @@ fn side(iter_type: u8) -> u8 {
 }
 
 /// What the type of an `iov_iter` says about a copy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
 pub enum Side {
     User,
     Kernel,
@@ -412,15 +424,11 @@ impl Side {
 
     #[inline(always)]
     pub fn of_type(iter_type: u8) -> Self {
-        let side = side(iter_type);
-        if side & SIDE_USER != 0 {
-            Self::User
-        } else if side & SIDE_KERNEL != 0 {
-            Self::Kernel
-        } else if side & SIDE_NONE != 0 {
-            Self::None
-        } else {
-            Self::Unknown
+        match side(iter_type) & !SIDE_PAGES {
+            SIDE_USER => Self::User,
+            SIDE_KERNEL => Self::Kernel,
+            SIDE_NONE => Self::None,
+            _ => Self::Unknown,
         }
     }
 
@@ -428,17 +436,6 @@ impl Side {
     #[inline(always)]
     pub fn takes_pages(iter: *const u8) -> bool {
         side(field(iter, at!(iter_type))) & SIDE_PAGES != 0
-    }
-
-    /// The direction of a copy whose user side, if it has one, is `user`.
-    #[inline(always)]
-    pub fn direction(self, user: Direction) -> Result<Option<Direction>, ()> {
-        match self {
-            Self::User => Ok(Some(user)),
-            Self::Kernel => Ok(Some(Direction::InKernel)),
-            Self::None => Ok(None),
-            Self::Unknown => Err(()),
-        }
     }
 }
 
@@ -496,7 +493,7 @@ macro_rules! load {
                         operand = const operand::offset(PLACE),
                         options(readonly, nostack),
                     );
-                    core::hint::assert_unchecked(loaded <= <$unsigned>::MAX as u64);
+                    assert_unchecked(loaded <= <$unsigned>::MAX as u64);
                 }
                 loaded as Self
             }

@@ -83,9 +83,9 @@ impl Method {
     }
 }
 
-/// Between which memories the CPU copied.
+/// Between which memories the CPU copied. As wide as a register, so that programs need not widen it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
+#[repr(u64)]
 pub enum Direction {
     /// Kernel to user.
     ToUser,
@@ -363,14 +363,18 @@ pub struct Pending {
     pub major_faults: u64,
     /// [`ProcessCounters::lost_bytes`].
     pub lost_bytes: [u64; Lost::ALL.len()],
-    /// Where there may be anything: one bit for each [`Method`], and [`Self::OTHERS`].
-    pub touched: u64,
+    /// Where there may be anything.
+    pub touched: Touched,
 }
 
-impl Pending {
-    /// Faults and lost bytes.
-    pub const OTHERS: u64 = 1 << Method::ALL.len();
-}
+/// Which numbers of [`Pending`] have been added to: a byte for each [`Method`], and one for all others,
+/// not 0 if it may be so. Bytes, since to set one takes one instruction.
+pub type Touched = [u64; 2];
+
+/// The byte of [`Touched`] for faults and lost bytes.
+pub const TOUCHED_OTHERS: usize = Method::ALL.len();
+
+const _: () = assert!(TOUCHED_OTHERS < size_of::<Touched>());
 
 /// What belongs to the task that runs on a CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -433,7 +437,7 @@ pub struct Call {
     /// Not 0 while a write fault may copy a page.
     pub on_write: u64,
     /// [`Pending::touched`] when the task was preempted, perhaps inside a program that goes on to add there.
-    pub touched: u64,
+    pub touched: Touched,
 }
 
 impl Call {
@@ -483,8 +487,8 @@ const _: () = {
     assert!(size_of::<MethodCounters>() == 72);
     assert!(size_of::<ProcessCounters>() == 13 * 72 + 5 * 8 + 16 + 8 + 10 * 8 + 8 + 16);
     assert!(size_of::<Owner>() == 16);
-    assert!(size_of::<Call>() == 104);
-    assert!(size_of::<Pending>() == 13 * 72 + 3 * 8 + 4 * 8 + 8);
+    assert!(size_of::<Call>() == 112);
+    assert!(size_of::<Pending>() == 13 * 72 + 3 * 8 + 4 * 8 + 2 * 8);
     assert!(size_of::<Running>() == size_of::<Call>() + size_of::<Pending>() + 3 * 32);
     assert!(Method::ALL[Method::Other as usize] as u8 == Method::Other as u8);
     assert!((Method::Other as u8) < COMPARED);

@@ -14,11 +14,14 @@
 //! Interrupts themselves never add anything here.
 
 use aya_ebpf::{
+    helpers::bpf_map_lookup_elem,
     macros::{map, raw_tracepoint},
     maps::PerCpuArray,
     programs::RawTracePointContext,
 };
-use zc_profiler_ebpf::{Direction, Lost, Method, MethodCounters, Pending, Running};
+use zc_profiler_ebpf::{
+    Direction, Lost, Method, MethodCounters, Pending, Running, TOUCHED_OTHERS, Touched,
+};
 
 use crate::{
     kernel::Task,
@@ -28,25 +31,35 @@ use crate::{
 #[map]
 static RUNNING: PerCpuArray<Running> = PerCpuArray::with_max_entries(1, 0);
 
+/// A key of the map that need not be put on the stack.
+static FIRST: u32 = 0;
+
 /// This CPU's, of the running task.
 #[inline(always)]
 pub fn running() -> Option<*mut Running> {
-    RUNNING.get_ptr_mut(0)
+    // SAFETY: a map and a key of its size.
+    let running = unsafe {
+        bpf_map_lookup_elem(
+            (&raw const RUNNING).cast_mut().cast(),
+            (&raw const FIRST).cast(),
+        )
+    };
+    (!running.is_null()).then_some(running.cast())
 }
 
 #[inline(always)]
-fn touch(running: *mut Running, bits: u64) {
-    // SAFETY: this CPU's value; volatile keeps it before the addition.
+fn touch(running: *mut Running, byte: usize) {
+    // SAFETY: this CPU's value, and it has the byte; volatile keeps it before the addition.
     unsafe {
-        let touched = &raw mut (*running).pending.touched;
-        touched.write_volatile(touched.read_volatile() | bits);
+        let touched = (&raw mut (*running).pending.touched).cast::<u8>();
+        touched.add(byte).write_volatile(1);
     }
 }
 
 /// The counters of a method, which are about to change.
 #[inline(always)]
 pub fn method(running: *mut Running, method: Method) -> *mut MethodCounters {
-    touch(running, 1 << method as u8);
+    touch(running, method as usize);
     // SAFETY: this CPU's value; the index is a constant in bounds.
     unsafe { &raw mut (*running).pending.methods[method as usize] }
 }
@@ -55,7 +68,7 @@ pub fn method(running: *mut Running, method: Method) -> *mut MethodCounters {
 #[inline(always)]
 pub fn any_method(running: *mut Running, method: u64) -> Option<*mut MethodCounters> {
     let index = process::index_of(method)?;
-    touch(running, 1 << index);
+    touch(running, index);
     // SAFETY: this CPU's value; the index is in bounds.
     Some(unsafe { &raw mut (*running).pending.methods[index] })
 }
@@ -75,7 +88,7 @@ pub fn add_fault(major: bool, user: bool) {
     let Some(running) = running() else {
         return;
     };
-    touch(running, Pending::OTHERS);
+    touch(running, TOUCHED_OTHERS);
     // SAFETY: this CPU's value.
     let pending = unsafe { &raw mut (*running).pending };
     if major {
@@ -90,7 +103,7 @@ pub fn add_fault(major: bool, user: bool) {
 
 #[inline(always)]
 pub fn add_lost(running: *mut Running, reason: Lost, bytes: u64) {
-    touch(running, Pending::OTHERS);
+    touch(running, TOUCHED_OTHERS);
     // SAFETY: this CPU's value; the index is in bounds.
     unsafe {
         add(
@@ -134,7 +147,7 @@ pub fn deliver_now(_ctx: RawTracePointContext) -> i32 {
     if let Some(running) = running() {
         // SAFETY: this CPU's value.
         let touched = unsafe { (&raw const (*running).pending.touched).read_volatile() };
-        if touched != 0 {
+        if touched != Touched::default() {
             give(running, touched, process::of(Task::current()));
         }
     }
@@ -149,14 +162,15 @@ pub fn begin_to_count() {
         && let Some(running) = running()
     {
         // Whoever delivers meanwhile discards as well.
-        discard(running, u64::MAX);
+        discard(running, [u64::MAX; 2]);
     }
 }
 
 /// Does something with each number of [`Pending`] that may not be 0.
 macro_rules! for_each {
     ($touched:expr, $number:ident) => {
-        if $touched & Pending::OTHERS != 0 {
+        let [first, second] = $touched;
+        if second & OTHERS != 0 {
             $number!(user_faults);
             $number!(minor_faults);
             $number!(major_faults);
@@ -165,9 +179,13 @@ macro_rules! for_each {
             $number!(lost_bytes[2]);
             $number!(lost_bytes[3]);
         }
-        let mut left = $touched & !Pending::OTHERS;
-        let mut index = 0;
-        while index < Method::ALL.len() && left != 0 {
+        for_each!(first, 0, WORD, $number);
+        for_each!(second & !OTHERS, WORD, Method::ALL.len(), $number);
+    };
+    ($touched:expr, $first:expr, $end:expr, $number:ident) => {
+        let mut left = $touched;
+        let mut index = $first;
+        while index < $end && left != 0 {
             if left & 1 != 0 {
                 $number!(methods[index].calls);
                 $number!(methods[index].payload_bytes);
@@ -179,17 +197,21 @@ macro_rules! for_each {
                 $number!(methods[index].copies[2]);
                 $number!(methods[index].copied_bytes[2]);
             }
-            left >>= 1;
+            left >>= 8;
             index += 1;
         }
     };
 }
 
+/// Bytes of a word of [`Touched`], and the byte for all but methods in the second.
+const WORD: usize = 8;
+const OTHERS: u64 = 1 << (8 * (TOUCHED_OTHERS - WORD));
+
 /// Empties what is pending into an entry; if there is none, nobody wants it.
 ///
 /// Nobody else does so meanwhile, nor is anything added: interrupts are off, or it is [`deliver_now`].
 #[inline(always)]
-pub fn give(running: *mut Running, touched: u64, entry: Option<Entry>) {
+pub fn give(running: *mut Running, touched: Touched, entry: Option<Entry>) {
     let Some(entry) = entry else {
         discard(running, touched);
         return;
@@ -213,7 +235,7 @@ pub fn give(running: *mut Running, touched: u64, entry: Option<Entry>) {
 }
 
 #[inline(always)]
-fn discard(running: *mut Running, touched: u64) {
+fn discard(running: *mut Running, touched: Touched) {
     macro_rules! clear {
         ($($field:tt)+) => {
             // SAFETY: this CPU's value; indices are in bounds. Volatile, or it would be one call of memset.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::debug;
-use zc_profiler_ebpf::{EVERYBODY, Running};
+use zc_profiler_ebpf::{EVERYBODY, Running, Touched};
 
 use crate::{
     call::{self, take_number, tracepoint_program},
@@ -48,10 +48,11 @@ fn switch(ctx: &BtfTracePointContext, state: u32) {
     // SAFETY: this CPU's value, and interrupts are off.
     let Running { call, pending, .. } = unsafe { &mut *running };
     let touched = pending.touched;
+    let is_touched = touched != Touched::default();
     let is_process = !previous.is_kernel_thread();
-    if touched != 0 || is_process {
+    if is_touched || is_process {
         let entry = process::of(previous);
-        if touched != 0 {
+        if is_touched {
             if preempted && layout!(preemptible) != 0 {
                 call.touched = touched;
             }
@@ -71,8 +72,10 @@ fn switch(ctx: &BtfTracePointContext, state: u32) {
     }
     call::switch(call, previous.thread_id(), next.thread_id());
     // Not before all is delivered: user space takes nothing touched for nothing pending.
+    let [first, second] = &mut call.touched;
+    let touched = [take_number(first), take_number(second)];
     // SAFETY: a reference is valid; volatile keeps it behind what is above.
-    unsafe { (&raw mut pending.touched).write_volatile(take_number(&mut call.touched)) }
+    unsafe { (&raw mut pending.touched).write_volatile(touched) }
     if !is_process || !process::enabled() {
         return;
     }

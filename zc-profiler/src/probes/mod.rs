@@ -21,7 +21,7 @@ use aya::{
     programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun},
 };
 use thiserror::Error;
-use zc_profiler_ebpf::{FOLLOWED, ProcessCounters, ProcessKey, Running};
+use zc_profiler_ebpf::{FOLLOWED, ProcessCounters, ProcessKey, Running, Touched};
 
 pub use self::{
     filter::Filter,
@@ -306,7 +306,7 @@ impl Probes {
         // On x86-64 the possible CPUs have the numbers from 0 on.
         for (cpu, running) in (0..).zip(all.iter()) {
             // Who has done nothing is not interrupted.
-            if running.pending.touched == 0 {
+            if running.pending.touched == Touched::default() {
                 continue;
             }
             let options = RawTracePointRunOptions {
