@@ -9,7 +9,8 @@ use zc_profiler_ebpf::{ABSENT, Device, Flow};
 
 use crate::{
     call::program_anywhere,
-    kernel::{Task, at, field, in_interrupt, layout},
+    fields::{at, field, layout},
+    kernel::{Task, in_interrupt},
     process, writeback,
 };
 

@@ -20,7 +20,8 @@ use aya_ebpf::{
 use zc_profiler_ebpf::{Call, Direction, Dropped, Running};
 
 use crate::{
-    kernel::{in_interrupt, layout},
+    fields::layout,
+    kernel::in_interrupt,
     pending,
     process::{add, dropped},
 };

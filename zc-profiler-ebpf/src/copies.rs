@@ -7,8 +7,9 @@ use zc_profiler_ebpf::{Direction, Dropped, Method, Running};
 
 use crate::{
     call::{self, program},
+    fields::{at, field, layout},
     io_uring,
-    kernel::{Charge, Side, Task, at, field, layout},
+    kernel::{Charge, Side, Task},
     pending, process, writeback,
 };
 

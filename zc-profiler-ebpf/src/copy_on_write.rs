@@ -13,7 +13,8 @@ use crate::{
     call::{self, entry_program, program},
     copies,
     faults::VM_FAULT_ERROR,
-    kernel::{Structure, Task, Typed, Untyped, at, field},
+    fields::{Structure, Typed, Untyped, at, field},
+    kernel::Task,
     pending,
 };
 

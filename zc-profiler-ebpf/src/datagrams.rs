@@ -6,7 +6,8 @@ use zc_profiler_ebpf::Direction;
 use crate::{
     call::{self, entry_program, program},
     copies,
-    kernel::{Side, at, field, layout, probe},
+    fields::{at, field, layout, probe},
+    kernel::Side,
 };
 
 entry_program! {

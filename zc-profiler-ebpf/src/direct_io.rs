@@ -2,7 +2,8 @@
 
 use crate::{
     call::{self, entry_program},
-    kernel::{Task, at, field, in_interrupt},
+    fields::{at, field},
+    kernel::{Task, in_interrupt},
 };
 
 entry_program! {

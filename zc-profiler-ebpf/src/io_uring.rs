@@ -6,7 +6,7 @@ use zc_profiler_ebpf::{Call, Method};
 
 use crate::{
     call::{self, entry_program, program, tracepoint_program},
-    kernel::{at, field, layout, probe},
+    fields::{at, field, layout, probe},
     pending,
 };
 

@@ -24,6 +24,8 @@ mod direct_io;
 #[cfg(target_arch = "bpf")]
 mod faults;
 #[cfg(target_arch = "bpf")]
+mod fields;
+#[cfg(target_arch = "bpf")]
 mod filter;
 #[cfg(target_arch = "bpf")]
 mod io_uring;

@@ -4,7 +4,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use zc_profiler_ebpf::{Device, Flow};
 
 use crate::{
-    kernel::{at, field},
+    fields::{at, field},
     process, sockets,
 };
 

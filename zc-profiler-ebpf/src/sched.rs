@@ -6,8 +6,9 @@ use zc_profiler_ebpf::{EVERYBODY, Running, Touched};
 
 use crate::{
     call::{self, take_number, tracepoint_program},
+    fields::layout,
     filter,
-    kernel::{Task, layout},
+    kernel::Task,
     noted, pending,
     process::{self, add},
 };

@@ -13,9 +13,8 @@ use zc_profiler_ebpf::{ABSENT, Direction, Dropped, Lost, Method, Owner, ProcessK
 use crate::{
     call::{entry_program, program, program_anywhere},
     copies,
-    kernel::{
-        self, Structure, Task, Typed, Untyped, address, at, field, in_interrupt, layout, probe,
-    },
+    fields::{Structure, Typed, Untyped, address, at, field, layout, probe},
+    kernel::{self, Task, in_interrupt},
     noted, pending,
     process::{self, Entry},
 };

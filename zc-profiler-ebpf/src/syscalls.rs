@@ -8,7 +8,8 @@ use zc_profiler_ebpf::{Call, Direction, Lost, Method, MethodCounters, NO_PAYLOAD
 
 use crate::{
     call::{self, program, tracepoint_program},
-    kernel::{Task, at, field},
+    fields::{at, field},
+    kernel::Task,
     pending,
     process::{add, add_copy, add_to},
 };

@@ -10,7 +10,8 @@ use aya_ebpf::{
 use zc_profiler_ebpf::{ABSENT, Direction, Primitive};
 
 use crate::{
-    kernel::{Side, layout, probe},
+    fields::{layout, probe},
+    kernel::Side,
     process::add,
 };
 

@@ -4,7 +4,8 @@ use aya_ebpf::{macros::map, maps::LruHashMap};
 use zc_profiler_ebpf::{ABSENT, ProcessKey, Use};
 
 use crate::{
-    kernel::{Task, at, field, layout, probe},
+    fields::{at, field, layout, probe},
+    kernel::Task,
     noted, pending, process,
 };
 
