@@ -49,23 +49,22 @@ pub fn install(packages: &[&str]) -> Result<()> {
              with this system's package manager"
         );
     }
+    let refreshed = update();
     eprintln!("setup: installing {names} (apt-get)…");
-    let attempt = || -> Result<()> {
-        let mut command = as_root()?;
-        command.args(["apt-get", "install", "-y", "-q", "--no-install-recommends"]);
-        command::output(command.args(packages)).map(drop)
-    };
-    attempt()
-        .or_else(|_| update().and_then(|()| attempt()))
-        .map_err(|error| advise(&error, packages))
+    as_root()
+        .and_then(|mut command| {
+            command.args(["apt-get", "install", "-y", "-q", "--no-install-recommends"]);
+            command::output(command.args(packages)).map(drop)
+        })
+        // Lists that cannot be refreshed may still do; if they do not, that is the cause.
+        .map_err(|error| advise(&refreshed.err().unwrap_or(error), packages))
 }
 
 /// Downloads packages with this machine's own apt configuration and unpacks them into `target`.
 fn unpack(packages: &[&str], target: &Path) -> Result<()> {
-    let attempt = || download(command::tool("apt-get"), packages, target);
-    attempt()
-        .or_else(|_| update().and_then(|()| attempt()))
-        .map_err(|error| advise(&error, packages))
+    let refreshed = update();
+    download(command::tool("apt-get"), packages, target)
+        .map_err(|error| advise(&refreshed.err().unwrap_or(error), packages))
 }
 
 /// Packages in the cache, since installed ones would start or are of no use to anybody else; downloaded if
@@ -111,14 +110,16 @@ fn advise(error: &anyhow::Error, packages: &[&str]) -> anyhow::Error {
 
 /// Whether this machine's apt knows a package of this name that it could install.
 pub fn knows(package: &str) -> bool {
-    let known = || {
+    is_available() && {
+        // Older lists may still know it.
+        let _ = update();
         command::text(command::tool("apt-cache").args(["policy", package]))
             .is_ok_and(|text| text.contains("Candidate:") && !text.contains("Candidate: (none)"))
-    };
-    is_available() && (known() || (update().is_ok() && known()))
+    }
 }
 
-/// Refreshes this machine's package lists, at most once a run.
+/// Refreshes this machine's package lists, once a run and before anything is taken by them: lists as old as
+/// the machine's image lead to packages that are gone, or to versions that are too old.
 fn update() -> Result<()> {
     static ONCE: Once = Once::new();
     let mut result = Ok(());
