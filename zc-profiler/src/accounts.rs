@@ -1,6 +1,7 @@
 //! A profiler whose ledger is kept by groups, for as long as it runs.
 
 use std::{
+    cell::RefCell,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -75,15 +76,18 @@ impl Accounts {
     ///
     /// If the kernel refuses to read or change its maps.
     pub fn retire(&self) -> Result<(), Error> {
-        let mut state = self.lock();
+        let state = RefCell::new(self.lock());
         let now = Instant::now();
-        let mut gone = Vec::new();
         // Should nobody scrape, every process is looked at while it is there.
-        let look = |raw: Raw<'_>| state.look_at(raw, now);
-        let result = self.profiler.retire(look, |process| gone.push(process));
-        state.count(&gone, Instant::now());
-        state.groups.forget(&gone);
-        result
+        let look = |raw: Raw<'_>| state.borrow_mut().look_at(raw, now);
+        // One after the other: a crowd that goes at once is not kept in memory beside what is known of it.
+        let last = |process: Process| {
+            let mut state = state.borrow_mut();
+            let gone = [process];
+            state.count(&gone, now);
+            state.groups.forget(&gone);
+        };
+        self.profiler.retire(look, last)
     }
 
     /// Groups in another way from now on, without losing a count.
