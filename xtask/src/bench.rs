@@ -2,6 +2,7 @@
 
 pub mod chart;
 pub mod compare;
+pub mod promises;
 pub mod results;
 pub mod table;
 pub mod tools;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::accel::{Accel, Choice};
+use crate::bench::promises::Promise;
 use crate::bench::results::{Measured, Run};
 use crate::bench::tools::{self, Tools};
 use crate::bench::{chart, compare, table};
@@ -27,7 +28,7 @@ use crate::{artifacts, command};
 #[derive(clap::Args)]
 #[command(
     after_help = "The lab machine's clock counts instructions (QEMU's icount), so two runs differ by no more \
-    than the spread that the table shows."
+    than the spread that the table shows. It fails if anything costs more than SPECIFICATION.md promises."
 )]
 pub struct Arguments {
     #[command(flatten)]
@@ -54,12 +55,17 @@ pub struct Arguments {
 const KERNEL: &str = "6.12";
 const TIMEOUT: Duration = Duration::from_mins(18);
 const UNIT: &str = "instructions";
+const PROMISES: &str = "zc-profiler/SPECIFICATION.md";
 
 pub fn run(arguments: &Arguments) -> Result<i32> {
     let start = Instant::now();
     // As it is now: the run takes its time.
     let commit = commit();
     let old = arguments.compare.as_deref().map(read).transpose()?;
+    let document = artifacts::root().join(PROMISES);
+    let document =
+        fs::read_to_string(document).with_context(|| format!("cannot read {PROMISES}"))?;
+    let promises = Promise::parse(&document).context(PROMISES)?;
     let kernels = arguments.kernel.or(KERNEL)?;
     let [kernel] = kernels.as_slice() else {
         bail!("the bench measures one kernel at a time: choose one by --kernel");
@@ -114,13 +120,30 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
     if let Some(file) = &arguments.svg {
         write(file, &chart::svg(&run.guest))?;
     }
+    let mut code = 0;
+    // Other kernels' costs are not promised.
+    if kernel.name == KERNEL {
+        let broken: Vec<_> = promises
+            .iter()
+            .filter_map(|promise| promise.broken(&run))
+            .map(|broken| broken.to_string())
+            .collect();
+        if !broken.is_empty() {
+            println!("not what {PROMISES} promises:\n  {}", broken.join("\n  "));
+            code = 1;
+        }
+    }
     if let Some(old) = old {
         let lines = compare::dearer(&old.guest, &run.guest);
-        if !lines.is_empty() {
+        if lines.is_empty() {
+            println!("nothing is dearer than at {}", old.commit);
+        } else {
             println!("dearer than at {}:\n  {}", old.commit, lines.join("\n  "));
-            return Ok(1);
+            code = 1;
         }
-        println!("nothing is dearer than at {}", old.commit);
+    }
+    if code != 0 {
+        return Ok(code);
     }
     println!("xtask bench: ok in {} s", start.elapsed().as_secs());
     Ok(0)
