@@ -2,16 +2,18 @@
 //! is between every two of their steps.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{Read, Write},
+    os::unix::fs::FileExt,
     thread,
 };
 
+use tempfile::TempDir;
 use zc_profiler::ledger::Method;
 
 use crate::{
     mid_copy::pipe,
-    support::{Child, snapshot},
+    support::{Child, profiler, snapshot},
 };
 
 const PROCESSES: usize = 3;
@@ -69,6 +71,69 @@ fn no_addition_of_many_tasks_is_lost() {
 #[ignore = "it takes two CPUs: `cargo xtask test` runs it in a machine of its own"]
 fn no_addition_of_many_tasks_on_two_processors_is_lost() {
     lose_nothing();
+}
+
+/// The scheduler's own timer for time slices, until this goes; it must be on.
+struct WithoutSliceTimer;
+
+const FEATURES: &str = "/sys/kernel/debug/sched/features";
+
+impl WithoutSliceTimer {
+    fn set() -> Self {
+        fs::write(FEATURES, "NO_HRTICK").expect("scheduler features");
+        Self
+    }
+}
+
+impl Drop for WithoutSliceTimer {
+    fn drop(&mut self) {
+        fs::write(FEATURES, "HRTICK").expect("scheduler features");
+    }
+}
+
+/// On kernels that preempt inside programs with what the profiler advises there: else they skip runs by the
+/// thousand.
+#[test]
+fn busy_tasks_are_counted_to_the_byte() {
+    const TASKS: u64 = 20;
+    const READS: u64 = 5_000;
+    let advised = profiler().environment().skips();
+    let _without = advised.map(|reason| {
+        assert!(reason.contains(&format!("echo NO_HRTICK > {FEATURES}")));
+        WithoutSliceTimer::set()
+    });
+    let dir = TempDir::new_in("/lab").expect("directory");
+    let path = dir.path().join("source");
+    fs::write(&path, [7]).expect("write");
+    let file = File::open(&path).expect("open");
+    let before = snapshot().skipped;
+    let read = || {
+        for _ in 0..READS {
+            assert_eq!(file.read_at(&mut [0], 0).expect("read"), 1);
+        }
+    };
+    let children: Vec<_> = (0..TASKS).map(|_| Child::working(read)).collect();
+    for child in &children {
+        child.wait_exited();
+    }
+    let after = snapshot();
+    for child in &children {
+        let process = after.process(child.pid.cast_unsigned());
+        let read = process
+            .expect("in the ledger")
+            .counters
+            .method(Method::Read);
+        assert_eq!(
+            [
+                read.calls,
+                read.payload_bytes,
+                read.to_user.copies,
+                read.to_user.bytes
+            ],
+            [READS; 4]
+        );
+    }
+    assert_eq!(after.skipped, before, "skipped");
 }
 
 fn lose_nothing() {

@@ -176,6 +176,12 @@ impl Profiler {
         Ok(self.probes.runs()?)
     }
 
+    /// What this machine allows.
+    #[must_use]
+    pub const fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
     /// The running kernel's release.
     #[must_use]
     pub fn kernel(&self) -> &str {

@@ -215,6 +215,9 @@ pub fn run(args: Args, options: Options) -> anyhow::Result<ExitCode> {
     };
     let mut profiler = Profiler::attach(scope, options)?;
     warn_of_losses(&profiler);
+    if let Some(reason) = profiler.environment().skips() {
+        log::warn!("{reason}");
+    }
     calibrate(&mut profiler);
     if scope == Scope::Tree {
         profiler.filter(&settings.filter)?;

@@ -201,6 +201,11 @@ fn report(
     for (reason, count) in snapshot.losses().filter(|(_, count)| *count > 0) {
         tell(format_args!("dropped: {count} ({reason})"));
     }
+    if let Some(reason) = profiler.environment().skips()
+        && snapshot.skipped > 0
+    {
+        tell(format_args!("{reason}"));
+    }
     if let Some(path) = json {
         let document = json::Stat {
             kernel: profiler.kernel(),

@@ -22,6 +22,9 @@ pub struct Environment {
     pub lockdown: String,
     /// Whether the kernel preempts tasks in kernel mode; true if it does not say.
     pub preemptible: bool,
+    /// Whether the scheduler ends each time slice by a timer of its own (`HRTICK`, on by default in 7.x),
+    /// and not at the next tick or on the way to user mode; false if the kernel does not say.
+    pub slice_timer: bool,
     /// Which capabilities of interest this process has.
     pub capabilities: Vec<&'static str>,
     /// What may make those count for nothing.
@@ -62,6 +65,8 @@ impl Environment {
                     .ok()
                     .as_deref(),
             ),
+            slice_timer: fs::read_to_string("/sys/kernel/debug/sched/features")
+                .is_ok_and(|features| has_slice_timer(&features)),
             capabilities: capabilities(&status),
             confinement: confinement(&status, &fs::read_to_string("/proc/self/uid_map")?),
         })
@@ -71,6 +76,16 @@ impl Environment {
     #[must_use]
     pub fn has(&self, capability: &str) -> bool {
         self.capabilities.contains(&capability)
+    }
+
+    /// For what reason the kernel may skip runs of programs here in numbers, with the remedy.
+    #[must_use]
+    pub fn skips(&self) -> Option<&'static str> {
+        (self.preemptible && self.slice_timer).then_some(
+            "this kernel ends time slices in the middle of programs (scheduler feature HRTICK): where many \
+             busy tasks share a CPU it skips runs, which are counted as skipped_runs; `echo NO_HRTICK > \
+             /sys/kernel/debug/sched/features` prevents that",
+        )
     }
 
     /// The one thing, if there is one, for which no program can be loaded here; with its remedy.
@@ -151,6 +166,12 @@ fn preemptible(version: &str, modes: Option<&str>) -> bool {
     version.contains("PREEMPT") && !matches!(mode, Some("none" | "voluntary"))
 }
 
+fn has_slice_timer(features: &str) -> bool {
+    features
+        .split_ascii_whitespace()
+        .any(|feature| feature == "HRTICK")
+}
+
 fn capabilities(status: &str) -> Vec<&'static str> {
     let effective = status
         .lines()
@@ -174,6 +195,7 @@ mod tests {
             btf: true,
             lockdown: "none".into(),
             preemptible: false,
+            slice_timer: false,
             capabilities: vec!["CAP_BPF", "CAP_PERFMON"],
             ..Environment::default()
         }
@@ -227,6 +249,21 @@ mod tests {
         assert!(!preemptible(dynamic, Some("none (voluntary) full \n")));
         assert!(preemptible(dynamic, Some("full (lazy) \n")));
         assert!(preemptible(dynamic, None));
+    }
+
+    #[test]
+    fn runs_are_skipped_where_slices_end_inside_programs() {
+        assert!(has_slice_timer("PLACE_LAG HRTICK NO_HRTICK_DL\n"));
+        assert!(!has_slice_timer("PLACE_LAG NO_HRTICK HRTICK_DL\n"));
+        let of = |preemptible, slice_timer| {
+            let environment = Environment {
+                preemptible,
+                slice_timer,
+                ..able()
+            };
+            environment.skips().is_some()
+        };
+        assert!(of(true, true) && !of(true, false) && !of(false, true));
     }
 
     #[test]

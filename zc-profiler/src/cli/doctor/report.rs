@@ -56,7 +56,11 @@ pub fn environment(out: &mut dyn Write, environment: &Environment) -> io::Result
     writeln!(out, "kernel      {}", environment.release)?;
     writeln!(out, "BTF         {btf}")?;
     writeln!(out, "lockdown    {}", environment.lockdown)?;
-    writeln!(out, "privileges  {capabilities}")
+    writeln!(out, "privileges  {capabilities}")?;
+    if let Some(reason) = environment.skips() {
+        writeln!(out, "warning     {reason}")?;
+    }
+    Ok(())
 }
 
 /// Everything after that.
