@@ -49,13 +49,30 @@ pub fn current() -> Option<&'static mut Call> {
     pending::running().map(|running| unsafe { &mut (*running).call })
 }
 
+/// Says that a call has something to keep, before it has: what has no mark the scheduler's program leaves where
+/// it is, for whoever runs next.
+#[inline(always)]
+fn mark(call: &mut Call, mark: u64) {
+    let dirty = &raw mut call.dirty;
+    // SAFETY: a reference is valid; volatile keeps it before the additions.
+    unsafe { dirty.write_volatile(dirty.read() | mark) };
+}
+
+/// The reverse, once nothing is left.
+#[inline(always)]
+pub fn unmark(call: &mut Call, mark: u64) {
+    let dirty = &raw mut call.dirty;
+    // SAFETY: as above; behind the last number taken.
+    unsafe { dirty.write_volatile(dirty.read() & !mark) };
+}
+
 #[inline(always)]
 pub fn copied(running: *mut Running, direction: Direction, bytes: u64) {
     // SAFETY: as for `current`.
     let call = unsafe { &mut (*running).call };
-    call.copies[direction as usize] += 1;
-    call.copied_bytes[direction as usize] += bytes;
-    call.dirty |= Call::DIRTY;
+    mark(call, Call::DIRTY);
+    add(&raw mut call.copies[direction as usize], 1);
+    add(&raw mut call.copied_bytes[direction as usize], bytes);
 }
 
 /// Ends the call: what it did, and nothing of it stays.
@@ -97,9 +114,9 @@ pub fn take_number(number: &mut u64) -> u64 {
 #[inline(always)]
 pub fn passed_by_reference(bytes: u64) {
     if let Some(call) = current() {
-        call.by_reference += bytes;
-        call.unreturned += bytes;
-        call.dirty |= Call::DIRTY;
+        mark(call, Call::DIRTY);
+        add(&raw mut call.by_reference, bytes);
+        add(&raw mut call.unreturned, bytes);
     }
 }
 
@@ -107,7 +124,7 @@ pub fn passed_by_reference(bytes: u64) {
 #[inline(always)]
 pub fn moved_unknown() {
     if let Some(call) = current() {
-        call.dirty |= Call::UNKNOWN;
+        mark(call, Call::UNKNOWN);
     }
 }
 
@@ -174,8 +191,8 @@ pub const fn number_of(program: &str) -> u64 {
 #[inline(always)]
 pub fn moved_by_device(bytes: u64) {
     if let Some(call) = current() {
-        call.by_reference += bytes;
-        call.dirty |= Call::DIRTY;
+        mark(call, Call::DIRTY);
+        add(&raw mut call.by_reference, bytes);
     }
 }
 
@@ -189,14 +206,14 @@ pub fn in_request() -> bool {
 #[inline(always)]
 pub fn begin_datagram() {
     if let Some(call) = current() {
-        call.dirty |= Call::DATAGRAM;
+        mark(call, Call::DATAGRAM);
     }
 }
 
 #[inline(always)]
 pub fn end_datagram() {
     if let Some(call) = current() {
-        call.dirty &= !Call::DATAGRAM;
+        unmark(call, Call::DATAGRAM);
     }
 }
 

@@ -87,10 +87,10 @@ fn end_request() {
     if call.by_reference == 0 {
         return;
     }
-    let by_reference = call.by_reference;
-    (call.by_reference, call.unreturned) = (0, 0);
+    let by_reference = call::take_number(&mut call.by_reference);
+    call::take_number(&mut call.unreturned);
     if call.copies[0] | call.copies[1] | call.copies[2] == 0 {
-        call.dirty &= !Call::DIRTY;
+        call::unmark(call, Call::DIRTY);
     }
     if layout!(has_completed_request) != 0 {
         pending::add_zero_copy(Method::IoUring, by_reference);
