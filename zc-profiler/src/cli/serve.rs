@@ -215,12 +215,12 @@ pub fn run(args: Args, options: Options) -> anyhow::Result<ExitCode> {
     };
     let mut profiler = Profiler::attach(scope, options)?;
     warn_of_losses(&profiler);
-    if let Some(reason) = profiler.environment().skips() {
-        log::warn!("{reason}");
-    }
     calibrate(&mut profiler);
     if scope == Scope::Tree {
         profiler.filter(&settings.filter)?;
+    }
+    if let Some(reason) = profiler.environment().skips() {
+        log::warn!("{reason}");
     }
     let kept = kernel::give_up().context("dropping capabilities")?;
     let accounts = Arc::new(Accounts::new(profiler, settings.grouping));
