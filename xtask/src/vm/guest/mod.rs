@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 
-use crate::request::{self, Request};
 use crate::setup::SYSTEMD;
+use crate::vm::request::{self, Request};
 use streams::Terminal;
 
 /// Never returns to the shell that called it: the machine is switched off at the end.

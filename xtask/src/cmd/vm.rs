@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::accel::Choice;
+use crate::host::terminal;
 use crate::kernels::BootFiles;
-use crate::machine::{self, Ending, Input, Limits};
 use crate::output::Output;
-use crate::qemu::{Forward, Hardware};
-use crate::request::{GUEST_PROGRAMS, Request};
-use crate::setup::{KernelChoice, Lab};
-use crate::{accel, artifacts, setup, terminal};
+use crate::setup::{self, KernelChoice, Lab, artifacts};
+use crate::vm::accel::{self, Choice};
+use crate::vm::machine::{self, Ending, Input, Limits};
+use crate::vm::qemu::{Forward, Hardware};
+use crate::vm::request::{GUEST_PROGRAMS, Request};
 
 /// Boots the lab machine and runs a command in it, or a shell
 #[derive(clap::Args)]

@@ -7,8 +7,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cache::Cache;
-use crate::{artifacts, command, elf, packaging, setup};
+use crate::host::cache::Cache;
+use crate::host::command;
+use crate::kernels::elf;
+use crate::setup::{self, artifacts, packaging};
 
 /// Builds the program, linked statically, and the Debian package into target/dist
 #[derive(clap::Args)]

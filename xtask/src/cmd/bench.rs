@@ -11,18 +11,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::accel::{Accel, Choice};
 use crate::bench::promises::Promise;
 use crate::bench::results::{Measured, Run};
 use crate::bench::tools::{self, Tools};
 use crate::bench::{chart, compare, table};
-use crate::cmd_vm::Guest;
+use crate::cmd::vm::Guest;
+use crate::host::command;
 use crate::kernels::BootFiles;
-use crate::machine::{Ending, Input};
 use crate::output::Output;
-use crate::qemu::COUNTED_CPU;
-use crate::setup::{self, KernelChoices, Lab};
-use crate::{artifacts, command};
+use crate::setup::{self, KernelChoices, Lab, artifacts};
+use crate::vm::accel::{Accel, Choice};
+use crate::vm::machine::{Ending, Input};
+use crate::vm::qemu::COUNTED_CPU;
 
 /// Measures what the profiler costs, and other tools beside it
 #[derive(clap::Args)]

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::apt;
-use crate::cache::Cache;
+use crate::host::apt;
+use crate::host::cache::Cache;
 
 /// Tells the tests where the packages lie.
 pub const VARIABLE: &str = "ZC_SERVICES";

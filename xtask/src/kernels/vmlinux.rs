@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command, elf};
+use crate::host::command;
+use crate::kernels::elf;
 
 /// By the compressed payload's first bytes: the program, and arguments, that unpack it.
 const FORMATS: [(&[u8], &[&str]); 5] = [

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::cache::Cache;
+use crate::host::cache::Cache;
 
 /// How much of the disk holds the pattern; the rest is a hole.
 const PATTERN: u64 = 32 << 20;

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::host::terminal::{self, Signals};
 use crate::output::Output;
-use crate::qemu::{Hardware, Qemu};
-use crate::request::Request;
-use crate::terminal::{self, Signals};
+use crate::vm::qemu::{Hardware, Qemu};
+use crate::vm::request::Request;
 
 /// How long the parts of a machine's life may take.
 #[derive(Clone, Copy)]

@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn another_implementation_reads_it() {
-        let Some(cpio) = crate::command::find("cpio") else {
+        let Some(cpio) = crate::host::command::find("cpio") else {
             return;
         };
         let dir = tempfile::tempdir().unwrap();

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::cmd_vm::Guest;
+use crate::cmd::dist;
+use crate::cmd::vm::Guest;
+use crate::host::command;
 use crate::kernels::{self, BootFiles};
-use crate::machine::{Ending, Input};
 use crate::matrix::{self, Column, Matrix};
 use crate::output::Output;
-use crate::setup::{self, KernelChoices, Lab};
-use crate::{artifacts, cmd_dist, command, packaging, services};
+use crate::setup::{self, KernelChoices, Lab, artifacts, packaging, services};
+use crate::vm::machine::{Ending, Input};
 
 /// Runs every test, those of the lab machine on all kernels unless --kernel names one
 #[derive(clap::Args)]
@@ -203,7 +204,7 @@ impl Installation {
     fn prepare(lab: &Lab) -> Result<Self> {
         setup::prepare_systemd()?;
         Ok(Self {
-            package: cmd_dist::build(&lab.cache)?.package,
+            package: dist::build(&lab.cache)?.package,
             tools: packaging::tools(&lab.cache)?,
         })
     }

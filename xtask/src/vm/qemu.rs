@@ -11,11 +11,11 @@ use std::process::{Child, Stdio};
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use crate::accel::Accel;
-use crate::command;
-use crate::initrd::Cpio;
+use crate::host::command;
 use crate::kernels::BootFiles;
-use crate::request::Request;
+use crate::kernels::initrd::Cpio;
+use crate::vm::accel::Accel;
+use crate::vm::request::Request;
 
 /// The port on which the guest serves, where one is forwarded.
 pub struct Forward {

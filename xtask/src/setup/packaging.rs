@@ -6,8 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::cache::Cache;
-use crate::{apt, artifacts, command};
+use crate::host::cache::Cache;
+use crate::host::{apt, command};
+use crate::setup::artifacts;
 
 const VERSION: &str = "3.8.0";
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::command;
+use crate::host::command;
 
 /// The workspace's root.
 pub fn root() -> &'static Path {

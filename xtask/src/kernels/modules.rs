@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command, elf};
+use crate::host::command;
+use crate::kernels::elf;
 
 /// A module to load at boot; what it depends on comes with it.
 struct Wanted {

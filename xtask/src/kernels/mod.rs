@@ -1,15 +1,19 @@
 //! The lab's kernels: where each comes from, and how it is made ready to boot.
 
+pub mod elf;
+pub mod initrd;
+pub mod modules;
+pub mod vmlinux;
+
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::apt::{self, Archive, Suite};
-use crate::cache::{self, Cache};
-use crate::initrd::Cpio;
-use crate::{modules, vmlinux};
+use crate::host::apt::{self, Archive, Suite};
+use crate::host::cache::{self, Cache};
+use crate::kernels::initrd::Cpio;
 
 /// A kernel that Debian builds.
 struct Release {

@@ -8,8 +8,8 @@ use std::sync::Once;
 use anyhow::{Context, Result, anyhow, bail};
 use tempfile::TempDir;
 
-use crate::cache::Cache;
-use crate::command;
+use crate::host::cache::Cache;
+use crate::host::command;
 
 /// Which of Debian's archives holds a suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,14 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use tempfile::TempDir;
 
-use crate::cmd_vm::Guest;
+use crate::cmd::vm::Guest;
+use crate::host::terminal::{self, Signals};
 use crate::kernels::{self, BootFiles};
-use crate::machine::Input;
 use crate::output::Output;
-use crate::qemu::Forward;
-use crate::setup::{self, KernelChoices, Lab};
-use crate::terminal::Signals;
-use crate::{artifacts, terminal};
+use crate::setup::{self, KernelChoices, Lab, artifacts};
+use crate::vm::machine::Input;
+use crate::vm::qemu::Forward;
 
 /// Builds everything, boots the lab machine and runs the lab in it
 #[derive(clap::Args)]

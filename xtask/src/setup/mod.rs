@@ -1,14 +1,19 @@
 //! Brings in what the lab needs and this machine lacks. Does nothing, quickly, when all is there.
 
+pub mod artifacts;
+pub mod disk;
+pub mod packaging;
+pub mod services;
+pub mod toolchain;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use crate::cache::Cache;
-use crate::disk;
-use crate::kernels::{self, BootFiles};
-use crate::toolchain::{self, Toolchain};
-use crate::{apt, command, elf};
+use crate::host::cache::Cache;
+use crate::host::{apt, command};
+use crate::kernels::{self, BootFiles, elf};
+use toolchain::Toolchain;
 
 pub const QEMU: &str = "qemu-system-x86_64";
 

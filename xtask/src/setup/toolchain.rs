@@ -8,8 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::cache::{self, Cache};
-use crate::{apt, command};
+use crate::host::cache::{self, Cache};
+use crate::host::{apt, command};
 
 const LINKER_VERSION: &str = "0.10.3";
 /// The LLVM versions that this bpf-linker can be built for.

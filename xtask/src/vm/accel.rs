@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::cache::{self, Cache};
+use crate::host::cache::{self, Cache};
 use crate::kernels::BootFiles;
-use crate::machine::{self, Ending, Input, Limits};
 use crate::output::Output;
-use crate::qemu::{self, Hardware};
-use crate::request::Request;
+use crate::vm::machine::{self, Ending, Input, Limits};
+use crate::vm::qemu::{self, Hardware};
+use crate::vm::request::Request;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accel {
