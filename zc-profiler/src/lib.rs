@@ -10,6 +10,8 @@ mod accounts;
 pub mod calibration;
 pub mod cli;
 pub mod export;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod identity;
 pub mod kernel;
 pub mod ledger;

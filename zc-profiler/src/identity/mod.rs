@@ -6,6 +6,7 @@ mod names;
 mod recorded;
 mod services;
 
+pub(crate) use self::services::mounted;
 pub use self::{
     cgroup::Service,
     services::{Services, default_hierarchy},
