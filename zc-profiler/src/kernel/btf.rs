@@ -222,7 +222,7 @@ impl Btf {
             offset = offset.checked_add(bits)?;
             at = member;
         }
-        (offset % 8 == 0).then_some(offset / 8)
+        offset.is_multiple_of(8).then_some(offset / 8)
     }
 
     /// The byte offset of a member of one bit, and the bit in that byte.
