@@ -2,6 +2,7 @@
 //! workloads whose payload they know, and compare to the byte.
 
 mod command_line;
+mod complexity;
 mod conservation;
 mod container;
 mod copies;
