@@ -2,6 +2,7 @@
 
 mod bench;
 mod cmd;
+mod gate;
 mod host;
 mod kernels;
 mod matrix;
@@ -14,9 +15,20 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 
+use host::consent;
+
 /// The lab of zc-profiler
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Command {
+    /// Installs what is missing without asking, as CI=true does
+    #[arg(long, global = true)]
+    yes: bool,
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(clap::Subcommand)]
 enum Task {
     /// Brings in what building and testing need and this machine lacks
     Setup(setup::KernelChoices),
@@ -31,8 +43,9 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    let result = perform(Task::parse());
-    match result {
+    let command = Command::parse();
+    consent::set(command.yes);
+    match perform(command.task) {
         // What a process can report of its end.
         Ok(code) => ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)),
         Err(error) => {

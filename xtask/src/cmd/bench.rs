@@ -70,7 +70,7 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
     let [kernel] = kernels.as_slice() else {
         bail!("the bench measures one kernel at a time: choose one by --kernel");
     };
-    let lab = setup::prepare(std::slice::from_ref(kernel))?;
+    let lab = setup::prepare(std::slice::from_ref(kernel), &[])?;
     let tools = tools::prepare(&lab.cache)
         .inspect_err(|error| eprintln!("bench: without the tools of others: {error:#}"))
         .ok();

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::host::cache::Cache;
 use crate::host::command;
 use crate::kernels::elf;
-use crate::setup::{self, artifacts, packaging};
+use crate::setup::{self, artifacts, cargo_tools, packaging};
 
 /// Builds the program, linked statically, and the Debian package into target/dist
 #[derive(clap::Args)]
@@ -40,7 +40,7 @@ pub fn run(_: &Arguments) -> Result<i32> {
 
 /// Builds all of it anew into a directory of its own.
 pub fn build(cache: &Cache) -> Result<Distribution> {
-    let cargo_deb = packaging::prepare(cache)?;
+    let cargo_deb = cargo_tools::prepare(cache, &packaging::CARGO_DEB)?;
     let artifacts::Distributed {
         profiler,
         documents,

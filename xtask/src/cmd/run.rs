@@ -53,7 +53,10 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
         setup::prepare_compiler()?;
         None
     } else {
-        Some(setup::prepare(&arguments.kernels.or(kernels::DEFAULT)?)?)
+        Some(setup::prepare(
+            &arguments.kernels.or(kernels::DEFAULT)?,
+            &[],
+        )?)
     };
     let profiler = artifacts::profiler()?;
     let run = Run {

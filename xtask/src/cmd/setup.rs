@@ -6,7 +6,7 @@ use crate::kernels;
 use crate::setup::{self, KernelChoices};
 
 pub fn run(choices: &KernelChoices) -> Result<i32> {
-    let lab = setup::prepare(&choices.or(kernels::DEFAULT)?)?;
+    let lab = setup::prepare(&choices.or(kernels::DEFAULT)?, &[])?;
     let titles: Vec<&str> = lab.kernels.iter().map(|kernel| &*kernel.title).collect();
     eprintln!(
         "setup: ready ({}; eBPF compiler: {})",

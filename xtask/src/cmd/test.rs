@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cmd::dist;
 use crate::cmd::vm::Guest;
-use crate::host::command;
+use crate::gate::{self, complexity, shares, step};
 use crate::kernels::{self, BootFiles};
 use crate::matrix::{self, Column, Matrix};
 use crate::output::Output;
@@ -23,6 +22,12 @@ use crate::vm::machine::{Ending, Input};
 pub struct Arguments {
     #[command(flatten)]
     kernels: KernelChoices,
+    /// Leaves out all kernels but 6.12, and the tests of the package and the image
+    #[arg(long, conflicts_with_all = ["kernel", "modules"])]
+    quick: bool,
+    /// Records how many instructions the verifier processes for each program; with `-- complexity`, after no other test
+    #[arg(long)]
+    record_complexity: bool,
     /// How many lab machines run at the same time [default: 2, or 1 if there is but one CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     machines: Option<u16>,
@@ -37,73 +42,32 @@ pub struct Arguments {
 /// Shows the table of all kernels.
 const PATHS: &str = "zc-profiler/PATHS.md";
 
-/// What a test draws, beside what it proves.
+/// The files that tests write into the directory that their machine shares.
+const PATHS_FILE: &str = "paths";
+const COMPLEXITY_FILE: &str = "complexity";
 const DRAWN: &str = "picture.svg";
+
+/// The kernel of `--quick`.
+const QUICK: &str = Installation::KERNEL;
 
 const TIMEOUT: Duration = Duration::from_mins(45);
 
-/// Steps that are cargo commands: all at one profile, so that they share what they build.
-const CARGO_STEPS: [&[&str]; 3] = [
-    &["fmt", "--all", "--check"],
-    &[
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--release",
-        "--",
-        "-D",
-        "warnings",
-    ],
-    &[
-        "test",
-        "--release",
-        "--workspace",
-        "--exclude",
-        "zc-profiler-tests",
-    ],
-];
-
-/// What is shipped for Prometheus, and what promtool has to say of it.
-const PROMETHEUS: &str = "zc-profiler/deploy/prometheus";
-const PROMTOOL_CHECKS: [&[&str]; 3] = [
-    &["check", "config", "prometheus.yml"],
-    &[
-        "check",
-        "rules",
-        "--lint=all",
-        "--lint-fatal",
-        "recording.yml",
-        "alerts.yml",
-    ],
-    &["test", "rules", "tests.yml"],
-];
-
 pub fn run(arguments: &Arguments) -> Result<i32> {
     let start = Instant::now();
-    let lab = setup::prepare(&arguments.kernels.or(kernels::ALL)?)?;
+    let installs = !arguments.quick && Installation::is_wanted(&arguments.tests);
+    let also: &[_] = if installs {
+        &[setup::CPP_COMPILER, setup::SYSTEMD_PACKAGE]
+    } else {
+        &[setup::CPP_COMPILER]
+    };
+    let kernels = if arguments.quick { QUICK } else { kernels::ALL };
+    let lab = setup::prepare(&arguments.kernels.or(kernels)?, also)?;
     let services = services::prepare(&lab.cache)?;
-    for words in CARGO_STEPS {
-        let mut cargo = artifacts::cargo();
-        step(&format!("cargo {}", words.join(" ")), || {
-            command::run(cargo.args(words))
-        })?;
-    }
-    if lab.compiler.has_clippy() {
-        step("cargo clippy of the eBPF programs", || {
-            command::run(&mut ebpf_clippy(&lab))
-        })?;
-    }
-    step("Prometheus' own checks of its rules", || {
-        PROMTOOL_CHECKS.iter().try_for_each(|words| {
-            let directory = artifacts::root().join(PROMETHEUS);
-            let mut promtool = Command::new(&lab.promtool);
-            command::run(promtool.args(*words).current_dir(directory))
-        })
-    })?;
+    gate::run(&lab)?;
     let (profiler, tests) = step("build of the end-to-end tests", || {
         Ok((artifacts::profiler()?, artifacts::end_to_end_tests()?))
     })?;
-    let installation = if Installation::is_wanted(&arguments.tests) {
+    let installation = if installs {
         Some(step("build of the package", || {
             Installation::prepare(&lab)
         })?)
@@ -118,9 +82,24 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
         tests,
         filters: &arguments.tests,
         picture: arguments.picture.as_deref(),
-        machines: machines(arguments.machines).min(lab.kernels.len()),
+        machines: machines(arguments.machines),
     };
-    let (columns, failed) = suite.on_every_kernel();
+    conclude(arguments, suite.run()?)?;
+    println!("xtask test: ok in {} s", start.elapsed().as_secs());
+    Ok(0)
+}
+
+/// Holds what the tests have found against the committed documents.
+fn conclude(arguments: &Arguments, findings: Vec<(String, Findings)>) -> Result<()> {
+    let (mut columns, mut failed) = (Vec::new(), Vec::new());
+    let mut programs = complexity::Kernels::new();
+    for (kernel, found) in findings {
+        if found.failed {
+            failed.push(kernel.clone());
+        }
+        columns.push((kernel.clone(), found.paths));
+        programs.insert(kernel, found.programs);
+    }
     let matrix = Matrix(columns);
     if !matrix.is_empty() {
         println!("\n{matrix}");
@@ -128,12 +107,15 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
     if !failed.is_empty() {
         bail!("the end-to-end tests failed on {}", failed.join(", "));
     }
-    // A choice of tests proves a choice of paths.
-    if arguments.tests.is_empty() {
-        compare(&matrix)?;
+    if arguments.record_complexity {
+        complexity::record(artifacts::root(), &programs)?;
     }
-    println!("xtask test: ok in {} s", start.elapsed().as_secs());
-    Ok(0)
+    // A choice of tests proves a choice of paths.
+    if !arguments.tests.is_empty() {
+        return Ok(());
+    }
+    compare(&matrix)?;
+    complexity::compare(artifacts::root(), &programs)
 }
 
 /// Fails if the document that users read says anything else.
@@ -149,36 +131,6 @@ fn compare(matrix: &Matrix) -> Result<()> {
         "the tests have proven other paths than {PATHS} shows:\n  {}",
         differences.join("\n  ")
     );
-}
-
-fn step<T>(title: &str, action: impl FnOnce() -> Result<T>) -> Result<T> {
-    println!("== {title}");
-    let start = Instant::now();
-    let result = action();
-    let word = if result.is_ok() { "ok" } else { "failed" };
-    println!(
-        "== {title}: {word} in {:.1} s",
-        start.elapsed().as_secs_f32()
-    );
-    result
-}
-
-fn ebpf_clippy(lab: &Lab) -> Command {
-    let mut command = Command::new("rustup");
-    command
-        .current_dir(artifacts::root())
-        .args(["run", &lab.compiler.name, "cargo", "clippy", "--release"])
-        .args([
-            "-p",
-            "zc-profiler-ebpf",
-            "--bins",
-            "--target",
-            "bpfel-unknown-none",
-        ])
-        .args(["-Z", "build-std=core", "--", "-D", "warnings"])
-        .env_remove("RUSTC")
-        .env("RUSTC_BOOTSTRAP", "1");
-    command
 }
 
 /// What the tests of the Debian package and of the image take, those that are ignored elsewhere.
@@ -202,7 +154,6 @@ impl Installation {
     }
 
     fn prepare(lab: &Lab) -> Result<Self> {
-        setup::prepare_systemd()?;
         Ok(Self {
             package: dist::build(&lab.cache)?.package,
             tools: packaging::tools(&lab.cache)?,
@@ -223,101 +174,157 @@ struct Suite<'a> {
     machines: usize,
 }
 
+/// The work of one lab machine.
+struct Job<'a> {
+    kernel: &'a BootFiles,
+    /// Names the machine to people.
+    title: String,
+    program: &'a Path,
+    /// Chooses tests.
+    filters: Vec<String>,
+    installation: Option<&'a Installation>,
+}
+
+/// What the tests of one kernel have found, also if one failed.
+#[derive(Default)]
+struct Findings {
+    paths: Column,
+    programs: complexity::Programs,
+    failed: bool,
+}
+
 impl Suite<'_> {
-    /// What each kernel has proven, and the names of those where a test failed.
-    fn on_every_kernel(&self) -> (Vec<(String, Column)>, Vec<String>) {
-        let kernels = &self.lab.kernels;
-        // The newest first: its programs are twice as many, so it takes the longest.
-        let queue = Mutex::new(kernels.iter().enumerate().rev().collect::<VecDeque<_>>());
-        let finished = Mutex::new(Vec::new());
+    /// Runs every job, and returns what each kernel's have found.
+    fn run(&self) -> Result<Vec<(String, Findings)>> {
+        let jobs = self.jobs()?;
+        let machines = self.machines.min(jobs.len());
+        let queue = Mutex::new(jobs);
+        let findings: Vec<_> = self
+            .lab
+            .kernels
+            .iter()
+            .map(|_| Findings::default())
+            .collect();
+        let findings = Mutex::new(findings);
         let work = || {
             let next = || lock(&queue).pop_front();
-            while let Some((index, kernel)) = next() {
-                let title = format!("end-to-end tests on {}", kernel.title);
-                let mut column = Column::new();
-                let result = step(&title, || self.on_one(kernel, &mut column));
-                lock(&finished).push((index, column, result));
+            while let Some((index, job)) = next() {
+                let mut found = Findings::default();
+                let title = format!("end-to-end tests on {}", job.title);
+                let output = if machines > 1 {
+                    Output::named(&job.title)
+                } else {
+                    Output::ours()
+                };
+                if let Err(error) = step(&title, || self.perform(&job, output, &mut found)) {
+                    eprintln!("error: {}: {error:#}", job.title);
+                    found.failed = true;
+                }
+                lock(&findings)[index].merge(found);
             }
         };
         // The thread that starts a machine must outlive it.
         std::thread::scope(|scope| {
-            for _ in 0..self.machines {
+            for _ in 0..machines {
                 scope.spawn(work);
             }
         });
-        let mut finished = finished
+        let names = self.lab.kernels.iter().map(|kernel| kernel.name.clone());
+        let findings = findings
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
-        finished.sort_by_key(|(index, ..)| *index);
-        let (mut columns, mut failed) = (Vec::new(), Vec::new());
-        for (index, column, result) in finished {
-            let name = &kernels[index].name;
-            if let Err(error) = result {
-                eprintln!("error: {name}: {error:#}");
-                failed.push(name.clone());
-            }
-            columns.push((name.clone(), column));
-        }
-        (columns, failed)
+        Ok(names.zip(findings).collect())
     }
 
-    /// What this kernel has proven goes into `column`, also if a test fails.
-    fn on_one(&self, kernel: &BootFiles, column: &mut Column) -> Result<()> {
+    /// Jobs with the index of their kernel, in the order in which machines take them.
+    fn jobs(&self) -> Result<VecDeque<(usize, Job<'_>)>> {
+        let kernels = &self.lab.kernels;
+        let mut jobs = VecDeque::new();
+        // The newest first: its programs are twice as many, so it takes the longest.
+        for (index, kernel) in kernels.iter().enumerate().rev() {
+            let job = |program, filters, installation, title: String| {
+                let job = Job {
+                    kernel,
+                    title,
+                    program,
+                    filters,
+                    installation,
+                };
+                (index, job)
+            };
+            for program in &self.tests {
+                let shares = if self.filters.is_empty() && kernels.len() < self.machines {
+                    shares::of(program, self.machines)?
+                } else {
+                    vec![self.filters.to_vec()]
+                };
+                let count = shares.len();
+                for (number, filters) in (1..).zip(shares) {
+                    let title = match count {
+                        1 => kernel.name.clone(),
+                        _ => format!("{} {number}/{count}", kernel.name),
+                    };
+                    jobs.push_back(job(program, filters, None, title));
+                }
+                let installation = self.installation.as_ref();
+                if let Some(installation) = installation
+                    .filter(|_| kernel.name == Installation::KERNEL || kernels.len() == 1)
+                {
+                    let title = format!("{} package", kernel.name);
+                    let filters = self.filters.to_vec();
+                    // In a machine of its own, since its first process is another.
+                    jobs.push_back(job(program, filters, Some(installation), title));
+                }
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// What the job has found goes into `found`, also if a test fails.
+    fn perform(&self, job: &Job<'_>, output: Output, found: &mut Findings) -> Result<()> {
         let exchange = tempfile::Builder::new()
             .prefix("zc-lab-paths-")
             .tempdir()
             .context("cannot create a temporary directory: set TMPDIR to a writable one")?;
-        let paths = exchange.path().join("paths");
-        let mut codes = Vec::new();
-        let installation = self
-            .installation
-            .as_ref()
-            .filter(|_| kernel.name == Installation::KERNEL || self.lab.kernels.len() == 1);
-        // In a machine of its own, since its first process is another.
-        for installation in [None].into_iter().chain(installation.map(Some)) {
-            for test in &self.tests {
-                match self.run(kernel, test, &paths, installation)? {
-                    Ending::Interrupted(signal) => bail!("interrupted by signal {signal}"),
-                    ending => codes.push(ending.exit_code()),
-                }
-            }
-        }
-        *column = matrix::read(&paths)?;
-        let drawn = paths.with_file_name(DRAWN);
+        let ending = self.boot(job, output, exchange.path())?;
+        found.paths = matrix::read(&exchange.path().join(PATHS_FILE))?;
+        found.programs = complexity::read(&exchange.path().join(COMPLEXITY_FILE))?;
+        let drawn = exchange.path().join(DRAWN);
         if let Some(picture) = self.picture.filter(|_| drawn.exists()) {
             std::fs::copy(&drawn, picture)
                 .with_context(|| format!("cannot write {}", picture.display()))?;
         }
-        match codes.iter().find(|code| **code != 0) {
-            Some(code) => bail!("exit code {code}"),
-            None => Ok(()),
+        match ending {
+            Ending::Interrupted(signal) => bail!("interrupted by signal {signal}"),
+            ending => match ending.exit_code() {
+                0 => Ok(()),
+                code => bail!("exit code {code}"),
+            },
         }
     }
 
-    fn run(
-        &self,
-        kernel: &BootFiles,
-        program: &Path,
-        paths: &Path,
-        installation: Option<&Installation>,
-    ) -> Result<Ending> {
+    fn boot(&self, job: &Job<'_>, output: Output, exchange: &Path) -> Result<Ending> {
         let package = artifacts::root().join("tests");
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        let mut command = vec![text(program), "--test-threads=1".to_owned()];
-        command.extend(self.filters.iter().cloned());
+        let mut command = vec![text(job.program), "--test-threads=1".to_owned()];
+        command.extend(job.filters.iter().cloned());
         let mut environment = vec![
             ("ZC_PROMTOOL".into(), text(&self.lab.promtool)),
             ("CARGO_MANIFEST_DIR".into(), text(&package)),
-            (matrix::VARIABLE.into(), text(paths)),
+            (matrix::VARIABLE.into(), text(&exchange.join(PATHS_FILE))),
+            (
+                complexity::VARIABLE.into(),
+                text(&exchange.join(COMPLEXITY_FILE)),
+            ),
             (services::VARIABLE.into(), text(&self.services)),
         ];
-        if let Some(installation) = installation {
+        if let Some(installation) = job.installation {
             command.push("--ignored".into());
             environment.push(("ZC_PACKAGE".into(), text(&installation.package)));
             environment.push((packaging::VARIABLE.into(), text(&installation.tools)));
         }
         if self.picture.is_some() {
-            environment.push(("ZC_PICTURE".into(), text(&paths.with_file_name(DRAWN))));
+            environment.push(("ZC_PICTURE".into(), text(&exchange.join(DRAWN))));
         }
         let guest = Guest {
             command,
@@ -325,19 +332,23 @@ impl Suite<'_> {
             directory: package,
             profiler: &self.profiler,
             input: Input::Nothing,
-            output: if self.machines > 1 {
-                Output::named(&kernel.name)
-            } else {
-                Output::ours()
-            },
+            output,
             terminal: None,
-            systemd: installation.is_some(),
-            cpus: installation.map(|_| 2),
-            share: paths.parent(),
+            systemd: job.installation.is_some(),
+            cpus: job.installation.map(|_| 2),
+            share: Some(exchange),
             forward: None,
             limit: Some(TIMEOUT),
         };
-        guest.run(self.lab, kernel)
+        guest.run(self.lab, job.kernel)
+    }
+}
+
+impl Findings {
+    fn merge(&mut self, other: Self) {
+        matrix::merge(&mut self.paths, other.paths);
+        self.programs.extend(other.programs);
+        self.failed |= other.failed;
     }
 }
 

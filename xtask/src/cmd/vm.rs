@@ -40,10 +40,12 @@ const TIMEOUT: Duration = Duration::from_mins(10);
 
 pub fn run(arguments: Arguments) -> Result<i32> {
     let share = arguments.share.as_deref().map(shareable).transpose()?;
-    let lab = setup::prepare(std::slice::from_ref(&arguments.kernel))?;
-    if arguments.systemd {
-        setup::prepare_systemd()?;
-    }
+    let systemd: &[_] = if arguments.systemd {
+        &[setup::SYSTEMD_PACKAGE]
+    } else {
+        &[]
+    };
+    let lab = setup::prepare(std::slice::from_ref(&arguments.kernel), systemd)?;
     let profiler = artifacts::profiler()?;
 
     let interactive = arguments.command.is_empty() && terminal::is_interactive();

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use tempfile::TempDir;
 
 use crate::host::cache::Cache;
-use crate::host::command;
+use crate::host::{command, consent};
 
 /// Which of Debian's archives holds a suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,7 @@ pub fn install(packages: &[&str]) -> Result<()> {
              with this system's package manager"
         );
     }
+    consent::obtain(&format!("apt-get, as root, installs {names}"))?;
     let refreshed = update();
     eprintln!("setup: installing {names} (apt-get)…");
     as_root()
@@ -108,26 +109,17 @@ fn advise(error: &anyhow::Error, packages: &[&str]) -> anyhow::Error {
     )
 }
 
-/// Whether this machine's apt knows a package of this name that it could install.
-pub fn knows(package: &str) -> bool {
-    is_available() && {
-        // Older lists may still know it.
-        let _ = update();
-        command::text(command::tool("apt-cache").args(["policy", package]))
-            .is_ok_and(|text| text.contains("Candidate:") && !text.contains("Candidate: (none)"))
-    }
-}
-
 /// Refreshes this machine's package lists, once a run and before anything is taken by them: lists as old as
 /// the machine's image lead to packages that are gone, or to versions that are too old.
 fn update() -> Result<()> {
     static ONCE: Once = Once::new();
     let mut result = Ok(());
     ONCE.call_once(|| {
-        eprintln!("setup: refreshing apt's package lists…");
-        result = as_root().and_then(|mut command| {
-            command::output(command.args(["apt-get", "update", "-q"])).map(drop)
-        });
+        result = consent::obtain("apt-get, as root, refreshes this machine's package lists")
+            .and_then(|()| as_root())
+            .and_then(|mut command| {
+                command::output(command.args(["apt-get", "update", "-q"])).map(drop)
+            });
     });
     result
 }

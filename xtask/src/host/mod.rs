@@ -3,4 +3,5 @@
 pub mod apt;
 pub mod cache;
 pub mod command;
+pub mod consent;
 pub mod terminal;

@@ -98,7 +98,7 @@ pub fn bench() -> Result<PathBuf> {
 }
 
 /// Builds, and returns the programs that came of it.
-fn build(command: &mut Command) -> Result<Vec<PathBuf>> {
+pub fn build(command: &mut Command) -> Result<Vec<PathBuf>> {
     command
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit());

@@ -1,6 +1,7 @@
 //! Brings in what the lab needs and this machine lacks. Does nothing, quickly, when all is there.
 
 pub mod artifacts;
+pub mod cargo_tools;
 pub mod disk;
 pub mod packaging;
 pub mod services;
@@ -8,7 +9,7 @@ pub mod toolchain;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::host::cache::Cache;
 use crate::host::{apt, command};
@@ -17,8 +18,11 @@ use toolchain::Toolchain;
 
 pub const QEMU: &str = "qemu-system-x86_64";
 
-/// Programs that must be installed, and the packages that hold them.
-const INSTALLED: [(&str, &str); 6] = [
+/// A program that must be installed, and the package that holds it.
+pub type Installed = (&'static str, &'static str);
+
+/// What the lab needs.
+const INSTALLED: [Installed; 6] = [
     (QEMU, "qemu-system-x86"),
     ("mke2fs", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
@@ -54,6 +58,10 @@ const PROMTOOL: Unpacked = Unpacked {
 
 /// The first process of a machine that is to try units.
 pub const SYSTEMD: &str = "/usr/lib/systemd/systemd";
+pub const SYSTEMD_PACKAGE: Installed = (SYSTEMD, "systemd");
+
+/// What builds the fuzzer.
+pub const CPP_COMPILER: Installed = ("c++", "g++");
 
 /// Everything that the lab consists of.
 pub struct Lab {
@@ -105,10 +113,11 @@ impl KernelChoices {
     }
 }
 
-pub fn prepare(choices: &[KernelChoice]) -> Result<Lab> {
+/// Brings in the lab with these kernels, and the programs that the caller needs `also`.
+pub fn prepare(choices: &[KernelChoice], also: &[Installed]) -> Result<Lab> {
     let cache = Cache::open()?;
     let _lock = cache.lock()?;
-    install_programs()?;
+    install_programs(INSTALLED.iter().chain(also))?;
     let busybox = unpack_program(&cache, &BUSYBOX)?;
     let promtool = unpack_program(&cache, &PROMTOOL)?;
     let kernels = choices
@@ -130,27 +139,25 @@ pub fn prepare(choices: &[KernelChoice]) -> Result<Lab> {
 pub fn prepare_compiler() -> Result<Toolchain> {
     let cache = Cache::open()?;
     let _lock = cache.lock()?;
+    install_programs([].iter())?;
     toolchain::prepare(&cache)
 }
 
-/// As much as trying units takes.
-pub fn prepare_systemd() -> Result<()> {
-    if Path::new(SYSTEMD).exists() {
+/// Installs what is missing of these programs and of the eBPF compiler: all at once, so that a person is asked once.
+fn install_programs<'a>(programs: impl Iterator<Item = &'a Installed>) -> Result<()> {
+    let missing = programs.filter(|(program, _)| command::find(program).is_none());
+    let mut packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    let compiler = toolchain::missing_packages()?;
+    packages.extend(&compiler);
+    if packages.is_empty() {
         return Ok(());
     }
-    apt::install(&["systemd"])
-}
-
-fn install_programs() -> Result<()> {
-    let missing: Vec<&str> = INSTALLED
-        .iter()
-        .filter(|(program, _)| command::find(program).is_none())
-        .map(|(_, package)| *package)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
+    let installed = apt::install(&packages);
+    if compiler.is_empty() {
+        installed
+    } else {
+        installed.with_context(toolchain::advice)
     }
-    apt::install(&missing)
 }
 
 fn unpack_program(cache: &Cache, wanted: &Unpacked) -> Result<PathBuf> {

@@ -2,38 +2,21 @@
 //! the cache, for few machines have them.
 
 use std::path::PathBuf;
-use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
+use crate::host::apt;
 use crate::host::cache::Cache;
-use crate::host::{apt, command};
-use crate::setup::artifacts;
+use crate::setup::cargo_tools::CargoTool;
 
-const VERSION: &str = "3.8.0";
-
-/// The program, built if this version is not there.
-pub fn prepare(cache: &Cache) -> Result<PathBuf> {
-    let root = cache.path("cargo-deb");
-    let program = root.join("bin/cargo-deb");
-    let _lock = cache.lock()?;
-    let there = command::text(Command::new(&program).arg("--version"));
-    if there.is_ok_and(|version| version.trim().ends_with(VERSION)) {
-        return Ok(program);
-    }
-    eprintln!("setup: building cargo-deb {VERSION} (a minute or two)…");
-    let mut cargo = artifacts::cargo();
-    cargo
-        .args(["install", "--quiet", "--locked", "--force"])
-        .arg(format!("cargo-deb@{VERSION}"))
-        .arg("--root")
-        .arg(&root)
-        .env_remove("CARGO_TARGET_DIR")
-        .env_remove("RUSTFLAGS");
-    let by_hand = format!("build it by hand: `{}`", command::shown(&cargo));
-    command::output(&mut cargo).with_context(|| format!("cannot build cargo-deb; {by_hand}"))?;
-    Ok(program)
-}
+/// Makes the Debian package.
+pub const CARGO_DEB: CargoTool = CargoTool {
+    package: "cargo-deb",
+    program: "cargo-deb",
+    version: "3.8.0",
+    // It compresses the package.
+    optimised: true,
+};
 
 /// Tells the tests where the programs lie.
 pub const VARIABLE: &str = "ZC_TOOLS";

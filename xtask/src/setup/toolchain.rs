@@ -82,13 +82,8 @@ fn major(version: &str) -> Option<u32> {
 
 /// Brings in what is missing, and writes down what the profiler's build is to use.
 pub fn prepare(cache: &Cache) -> Result<Toolchain> {
-    if command::find("rustup").is_none() {
-        bail!(
-            "rustup is missing, which starts the compilers here: install it from https://rustup.rs"
-        );
-    }
     let names = installed()?;
-    let compiler = compiler(&names)?;
+    let compiler = compiler(&names)?.with_context(advice)?;
     let library = llvm_owner(&compiler, &names)?;
     let root = cache.path("bpf-linker");
     let built_for = linker_llvm(&root);
@@ -117,6 +112,11 @@ fn environment(compiler: &Toolchain, linker: &Path, library: &Path) -> String {
 
 /// The toolchains that rustup has, the active one first.
 fn installed() -> Result<Vec<String>> {
+    if command::find("rustup").is_none() {
+        bail!(
+            "rustup is missing, which starts the compilers here: install it from https://rustup.rs"
+        );
+    }
     let list = command::text(Command::new("rustup").args(["toolchain", "list"]))?;
     Ok(parse_toolchains(&list))
 }
@@ -131,37 +131,37 @@ fn parse_toolchains(list: &str) -> Vec<String> {
         .collect()
 }
 
-/// A nightly with the source of core, else Debian's compiler.
-fn compiler(names: &[String]) -> Result<Toolchain> {
+/// The packages that must be installed to compile for eBPF: none if a compiler that can is there.
+pub fn missing_packages() -> Result<Vec<&'static str>> {
+    Ok(match compiler(&installed()?)? {
+        Some(_) => Vec::new(),
+        None => DEBIAN_PACKAGES.to_vec(),
+    })
+}
+
+/// A nightly with the source of core, else Debian's compiler, if one of them is there.
+fn compiler(names: &[String]) -> Result<Option<Toolchain>> {
     for name in names.iter().filter(|name| name.starts_with("nightly")) {
         let toolchain = Toolchain::inspect(name)?;
         if toolchain.has_core_source() && LINKER_LLVMS.contains(&toolchain.llvm) {
-            return Ok(toolchain);
+            return Ok(Some(toolchain));
         }
     }
-    let debian = || -> Option<Toolchain> {
-        Path::new(DEBIAN_TOOLCHAIN)
-            .join("bin/rustc")
-            .exists()
-            .then_some(())?;
-        let toolchain = Toolchain::inspect(DEBIAN_TOOLCHAIN).ok()?;
-        (toolchain.has_core_source() && LINKER_LLVMS.contains(&toolchain.llvm)).then_some(toolchain)
-    };
-    if let Some(toolchain) = debian() {
-        return Ok(toolchain);
+    if !Path::new(DEBIAN_TOOLCHAIN).join("bin/rustc").exists() {
+        return Ok(None);
     }
-    let advice = || {
-        format!(
-            "no compiler here has the source of core for the bpf target: run `rustup toolchain install nightly \
-             --component rust-src`, or on Debian `{}`",
-            apt::by_hand(&DEBIAN_PACKAGES)
-        )
-    };
-    if !DEBIAN_PACKAGES.iter().all(|package| apt::knows(package)) {
-        bail!(advice());
-    }
-    apt::install(&DEBIAN_PACKAGES).with_context(advice)?;
-    debian().with_context(advice)
+    let toolchain = Toolchain::inspect(DEBIAN_TOOLCHAIN).ok();
+    Ok(toolchain
+        .filter(|toolchain| toolchain.has_core_source() && LINKER_LLVMS.contains(&toolchain.llvm)))
+}
+
+/// What to do where no package brings a compiler.
+pub fn advice() -> String {
+    format!(
+        "no compiler here has the source of core for the bpf target: run `rustup toolchain install nightly \
+         --component rust-src`, or on Debian `{}`",
+        apt::by_hand(&DEBIAN_PACKAGES)
+    )
 }
 
 /// The toolchain of rustup whose LLVM the linker loads: it must read what the compiler writes.
