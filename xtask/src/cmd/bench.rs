@@ -20,7 +20,8 @@ use crate::host::command;
 use crate::kernels::BootFiles;
 use crate::output::Output;
 use crate::setup::{self, KernelChoices, Lab, artifacts};
-use crate::vm::accel::{Accel, Choice};
+use crate::vm::accel::Choice;
+use crate::vm::hardware::Accel;
 use crate::vm::machine::{Ending, Input};
 use crate::vm::qemu::COUNTED_CPU;
 

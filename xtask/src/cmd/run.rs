@@ -2,19 +2,21 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::cmd::vm::Guest;
+use crate::host::command;
 use crate::host::terminal::{self, Signals};
 use crate::kernels::{self, BootFiles};
 use crate::output::Output;
 use crate::setup::{self, KernelChoices, Lab, artifacts};
+use crate::vm::hardware::Forward;
 use crate::vm::machine::Input;
-use crate::vm::qemu::Forward;
 
 /// Builds everything, boots the lab machine and runs the lab in it
 #[derive(clap::Args)]
@@ -170,8 +172,8 @@ impl Run<'_> {
     fn here(&self, results: &Path) -> Result<i32> {
         let directory = TempDir::new().context("cannot create a temporary directory")?;
         let listen = format!("127.0.0.1:{}", self.port);
-        let mut command = Command::new(self.profiler);
-        command.args(lab_arguments(
+        let mut lab = Command::new(self.profiler);
+        lab.args(lab_arguments(
             self.arguments,
             directory.path(),
             &listen,
@@ -179,19 +181,18 @@ impl Run<'_> {
         ));
         terminal::hold_signals();
         let mut signals = Signals::default();
-        let mut child = command
+        let mut child = lab
             .spawn()
             .with_context(|| format!("cannot start {}", self.profiler.display()))?;
-        let pid = libc::pid_t::try_from(child.id()).context("a process id out of range")?;
         loop {
             if let Some(status) = child.try_wait().context("cannot wait for the lab")? {
-                return Ok(exit_code(status));
+                return Ok(command::exit_code(status));
             }
             if let Some(signal) = signals.take()
-                && signal != libc::SIGINT
+                && let Some(signal) = Signal::from_named_raw(signal)
+                && signal != Signal::INT
             {
-                // SAFETY: sends a signal to our own child, which has not been waited for.
-                unsafe { libc::kill(pid, signal) };
+                let _ = rustix::process::kill_process(Pid::from_child(&child), signal);
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -251,13 +252,6 @@ fn choose_port(wanted: Option<u16>) -> Result<u16> {
             .or_else(|_| free(0))
             .context("no port of 127.0.0.1 is free"),
     }
-}
-
-fn exit_code(status: ExitStatus) -> i32 {
-    use std::os::unix::process::ExitStatusExt;
-    status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 #[cfg(test)]

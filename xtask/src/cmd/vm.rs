@@ -10,8 +10,8 @@ use crate::kernels::BootFiles;
 use crate::output::Output;
 use crate::setup::{self, KernelChoice, Lab, artifacts};
 use crate::vm::accel::{self, Choice};
+use crate::vm::hardware::{Forward, Hardware};
 use crate::vm::machine::{self, Ending, Input, Limits};
-use crate::vm::qemu::{Forward, Hardware};
 use crate::vm::request::{GUEST_PROGRAMS, Request};
 
 /// Boots the lab machine and runs a command in it, or a shell

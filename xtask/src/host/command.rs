@@ -2,11 +2,11 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// The program and its arguments, as a person would type them.
+/// The program and its arguments as a shell command line.
 pub fn shown(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())
@@ -24,7 +24,7 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// Runs with this process's own streams; any other end than success is an error.
+/// Runs the command with this process's own streams. An exit code other than 0 is an error.
 pub fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
@@ -35,7 +35,7 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs with nothing on standard input and returns standard output.
+/// Runs the command with empty standard input and returns its standard output.
 pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     let output = capture(command)?;
     if !output.status.success() {
@@ -49,12 +49,12 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// As [`output`], for programs that print text.
+/// Runs the command with empty standard input and returns its standard output as text.
 pub fn text(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output(command)?).into_owned())
 }
 
-/// Whether the program starts and succeeds; what it prints is thrown away.
+/// Whether the command starts and exits with 0. Its output is discarded.
 pub fn succeeds(command: &mut Command) -> bool {
     capture(command).is_ok_and(|output| output.status.success())
 }
@@ -66,7 +66,7 @@ fn capture(command: &mut Command) -> Result<Output> {
         .with_context(|| format!("cannot start `{}`", shown(command)))
 }
 
-/// The line that says most about a failure: apt's and dpkg's `E:`, else the last one.
+/// The line of standard error that best explains a failure: the first `E:` of apt or dpkg, else the last line.
 fn last_line(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     text.lines()
@@ -77,7 +77,7 @@ fn last_line(output: &Output) -> String {
         .to_owned()
 }
 
-/// The file that `name` would run, looking also where only root's PATH looks.
+/// The file of the program `name`, from the PATH or from the directories that often only root has on the PATH.
 pub fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -92,13 +92,23 @@ fn is_executable(file: &Path) -> bool {
         .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
 }
 
-/// A command for a program that setup has seen to, wherever it is.
+/// A command for the program `name`, which [`find`] looks for.
 pub fn tool(name: &str) -> Command {
     Command::new(find(name).map_or_else(|| OsStr::new(name).to_owned(), Into::into))
 }
 
+/// The exit code as a shell reports it: 128 and the signal's number if a signal ended the process.
+pub fn exit_code(status: ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
 
     #[test]
@@ -125,5 +135,12 @@ mod tests {
     fn tools_are_found_by_name() {
         assert!(find("sh").is_some());
         assert!(find("no-such-program-here").is_none());
+    }
+
+    #[test]
+    fn exit_codes_are_a_shell_s() {
+        assert_eq!(exit_code(ExitStatus::from_raw(0)), 0);
+        assert_eq!(exit_code(ExitStatus::from_raw(7 << 8)), 7);
+        assert_eq!(exit_code(ExitStatus::from_raw(libc::SIGKILL)), 137);
     }
 }

@@ -1,11 +1,12 @@
-//! This machine's terminal and signals.
+//! This machine's terminal, and the signals that this process receives.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
-use libc::{STDIN_FILENO, c_int};
+use libc::c_int;
+use rustix::termios::{self, OptionalActions, Termios};
 
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 static SIGNALS: AtomicU32 = AtomicU32::new(0);
@@ -20,7 +21,7 @@ extern "C" fn remember(signal: c_int) {
     }
 }
 
-/// From now on, signals that would end this process wait for [`Signals`].
+/// From this call on, a signal that would end this process is only recorded. [`Signals`] returns it.
 pub fn hold_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -36,75 +37,59 @@ pub fn hold_signals() {
     });
 }
 
-/// One listener of several: each hears every signal, also one that came before it began to listen.
+/// A listener for signals. Several listeners can exist; each of them gets every signal, also one that arrived
+/// before the listener was created.
 #[derive(Default)]
 pub struct Signals {
-    heard: u32,
+    seen: u32,
 }
 
 impl Signals {
-    /// The signal that has come since the last call, if any.
+    /// The newest signal since the last call, if one has arrived.
     pub fn take(&mut self) -> Option<c_int> {
-        let came = SIGNALS.load(Ordering::Acquire);
-        let new = came != self.heard;
-        self.heard = came;
+        let arrived = SIGNALS.load(Ordering::Acquire);
+        let new = arrived != self.seen;
+        self.seen = arrived;
         new.then(|| SIGNAL.load(Ordering::Relaxed))
     }
 }
 
-/// The terminal's rows and columns, if it has changed them since the last call.
+/// The terminal's new rows and columns, if its size has changed since the last call.
 pub fn take_resize() -> Option<(u16, u16)> {
     RESIZED.swap(false, Ordering::Relaxed).then(size).flatten()
 }
 
-/// Whether a person sits at both ends.
+/// Whether standard input and standard output both are a terminal.
 pub fn is_interactive() -> bool {
-    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+    io::stdin().is_terminal() && io::stdout().is_terminal()
 }
 
-/// Rows and columns.
+/// The terminal's rows and columns.
 pub fn size() -> Option<(u16, u16)> {
-    let mut size = libc::winsize {
-        ws_row: 0,
-        ws_col: 0,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    // SAFETY: TIOCGWINSZ writes one winsize.
-    let result = unsafe { libc::ioctl(STDIN_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    (result == 0 && size.ws_row > 0).then_some((size.ws_row, size.ws_col))
+    let size = termios::tcgetwinsize(io::stdin()).ok()?;
+    (size.ws_row > 0).then_some((size.ws_row, size.ws_col))
 }
 
-/// Hands every key through unchanged; the terminal is as before once this is dropped.
+/// While this value exists, the terminal passes every key through unchanged. Dropping it restores the terminal.
 pub struct Raw {
-    before: libc::termios,
+    before: Termios,
 }
 
 impl Raw {
     pub fn enter() -> Result<Self> {
-        // SAFETY: a zeroed termios is valid, and tcgetattr fills it.
-        let (result, before) = unsafe {
-            let mut before: libc::termios = std::mem::zeroed();
-            (libc::tcgetattr(STDIN_FILENO, &raw mut before), before)
-        };
-        if result < 0 {
-            return Err(std::io::Error::last_os_error())
-                .context("tcgetattr on standard input failed");
-        }
-        let mut raw = before;
-        // SAFETY: both take a valid termios.
-        unsafe {
-            libc::cfmakeraw(&raw mut raw);
-            libc::tcsetattr(STDIN_FILENO, libc::TCSANOW, &raw const raw);
-        }
+        let before =
+            termios::tcgetattr(io::stdin()).context("tcgetattr on standard input failed")?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        termios::tcsetattr(io::stdin(), OptionalActions::Now, &raw)
+            .context("tcsetattr on standard input failed")?;
         Ok(Self { before })
     }
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // SAFETY: takes a valid termios.
-        unsafe { libc::tcsetattr(STDIN_FILENO, libc::TCSANOW, &raw const self.before) };
+        let _ = termios::tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
     }
 }
 

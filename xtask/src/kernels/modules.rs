@@ -1,5 +1,5 @@
-//! Which kernel modules the lab loads, and in which order. The order is read from the modules
-//! themselves, so that neither depmod nor its index is needed.
+//! Which kernel modules the lab loads, and in which order. The order comes from the modules themselves, so that
+//! the lab needs neither depmod nor its index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,10 +10,10 @@ use anyhow::{Context, Result, bail};
 use crate::host::command;
 use crate::kernels::elf;
 
-/// A module to load at boot; what it depends on comes with it.
+/// A module that the lab loads, together with the modules that it depends on.
 struct Wanted {
     name: &'static str,
-    /// Without it the machine does not work at all.
+    /// Whether the lab machine cannot work without this module.
     required: bool,
 }
 
@@ -31,7 +31,7 @@ const fn optional(name: &'static str) -> Wanted {
     }
 }
 
-/// Of hardware and file systems that no boot waits for: the guest loads them when the lab wants them.
+/// Drivers of hardware and file systems that the boot does not wait for. `zc-hardware` loads them.
 const DRIVERS: [Wanted; 5] = [
     optional("ata_piix"),
     optional("sd_mod"),
@@ -40,6 +40,7 @@ const DRIVERS: [Wanted; 5] = [
     optional("xfs"),
 ];
 
+/// The modules that the boot loads.
 const WANTED: [Wanted; 10] = [
     required("virtio_pci"),
     required("virtio_console"),
@@ -47,35 +48,36 @@ const WANTED: [Wanted; 10] = [
     required("9p"),
     required("overlay"),
     required("virtio_blk"),
-    // ext4 asks for it by a soft dependency; later kernels have it built in.
+    // A soft dependency of ext4. Later kernels have it built in.
     optional("crc32c_generic"),
     required("ext4"),
     optional("virtio_net"),
     optional("veth"),
 ];
 
-/// Names the choice above, so that a cache made for another one is seen to be stale.
+/// The names of the modules of the boot. A cache that was made for other modules is out of date.
 pub fn fingerprint() -> String {
     WANTED.map(|wanted| wanted.name).join(" ")
 }
 
-/// The same for the drivers.
+/// The names of the drivers. A cache that was made for other drivers is out of date.
 pub fn drivers_fingerprint() -> String {
     DRIVERS.map(|wanted| wanted.name).join(" ")
 }
 
-/// A module, uncompressed.
 pub struct Module {
     pub name: String,
+    /// Uncompressed.
     pub content: Vec<u8>,
 }
 
-/// What the boot needs of the modules under `directory`, every one after those it depends on.
+/// The modules of the boot from `directory`, each after the modules that it depends on.
 pub fn load_order(directory: &Path) -> Result<Vec<Module>> {
     collect(directory, &WANTED)
 }
 
-/// The drivers that the guest loads later, in the same order, and what else they need.
+/// The drivers from `directory`, and the modules that they need but the boot does not load. Each comes after the
+/// modules that it depends on.
 pub fn drivers(directory: &Path) -> Result<Vec<Module>> {
     let at_boot = load_order(directory)?;
     let mut drivers = collect(directory, &DRIVERS)?;
@@ -97,7 +99,7 @@ fn collect(directory: &Path, wanted: &[Wanted]) -> Result<Vec<Module>> {
     };
     for wanted in wanted {
         let found = collector.visit(wanted.name)?;
-        // A list of built-in modules need not exist; without one, hope that it is built in.
+        // Without a list of built-in modules, the module may be built in.
         if !found && wanted.required && !builtin.is_empty() && !builtin.contains(wanted.name) {
             bail!(
                 "this kernel has no module {} under {}: the lab needs it as a module or built in",
@@ -116,7 +118,7 @@ struct Collector {
 }
 
 impl Collector {
-    /// False if there is no such file, as for what is built in.
+    /// Adds the module and its dependencies. False if there is no file of this name.
     fn visit(&mut self, name: &str) -> Result<bool> {
         let Some(path) = self.files.get(name) else {
             return Ok(false);
@@ -158,7 +160,7 @@ fn scan(
     Ok(())
 }
 
-/// `a/b-c.ko.xz` is the module `b_c`.
+/// The name of the module in a file: `b_c` for `a/b-c.ko.xz`.
 fn module_name(path: &Path) -> Option<String> {
     let (stem, rest) = path.file_name()?.to_str()?.split_once('.')?;
     matches!(rest, "ko" | "ko.xz" | "ko.zst" | "ko.gz").then(|| stem.replace('-', "_"))
@@ -174,7 +176,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     command::output(command::tool(program).arg("-dcq").arg(path))
 }
 
-/// From the `depends=a,b` that every module carries.
+/// The names in the entry `depends=a,b` of the section `.modinfo`.
 fn dependencies(module: &[u8]) -> Vec<String> {
     elf::section(module, ".modinfo")
         .unwrap_or_default()
@@ -188,31 +190,17 @@ fn dependencies(module: &[u8]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use object::write::Object;
+    use object::{Architecture, BinaryFormat, Endianness, SectionKind};
+
     use super::*;
 
-    /// The smallest ELF that has a `.modinfo`.
+    /// An ELF file whose only content is a `.modinfo`.
     fn module(info: &str) -> Vec<u8> {
-        let names = b"\0.modinfo\0";
-        let mut image = vec![0_u8; 64];
-        image[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        let info_at = image.len();
-        image.extend_from_slice(info.as_bytes());
-        let names_at = image.len();
-        image.extend_from_slice(names);
-        let table = image.len();
-        for (name, at, size) in [(1_u32, info_at, info.len()), (0, names_at, names.len())] {
-            let mut header = [0_u8; 64];
-            header[..4].copy_from_slice(&name.to_le_bytes());
-            header[4] = 1;
-            header[0x18..0x20].copy_from_slice(&(at as u64).to_le_bytes());
-            header[0x20..0x28].copy_from_slice(&(size as u64).to_le_bytes());
-            image.extend_from_slice(&header);
-        }
-        image[0x28..0x30].copy_from_slice(&(table as u64).to_le_bytes());
-        image[0x3a] = 64;
-        image[0x3c] = 2;
-        image[0x3e] = 1;
-        image
+        let mut object = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
+        let section = object.add_section(vec![], b".modinfo".to_vec(), SectionKind::ReadOnlyData);
+        object.append_section_data(section, info.as_bytes(), 1);
+        object.write().unwrap()
     }
 
     fn tree(modules: &[(&str, &str)], builtin: &str) -> tempfile::TempDir {

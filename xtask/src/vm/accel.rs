@@ -1,4 +1,4 @@
-//! KVM where it really runs the guest, software emulation otherwise.
+//! The choice between KVM and software emulation.
 
 use std::fs::{self, File};
 use std::time::Duration;
@@ -8,38 +8,22 @@ use anyhow::{Context, Result};
 use crate::host::cache::{self, Cache};
 use crate::kernels::BootFiles;
 use crate::output::Output;
+use crate::vm::hardware::{Accel, Hardware};
 use crate::vm::machine::{self, Ending, Input, Limits};
-use crate::vm::qemu::{self, Hardware};
+use crate::vm::qemu;
 use crate::vm::request::Request;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accel {
-    Kvm,
-    Emulation,
-    /// Emulation whose clock counts instructions: a nanosecond each.
-    Counting,
-}
-
+/// How long the trial boot may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
-impl Accel {
-    pub fn qemu_name(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            // Named, since QEMU's own default differs by version.
-            Self::Emulation | Self::Counting => "tcg,thread=single",
-        }
-    }
-}
-
-/// The choice, and why, in words.
 pub struct Choice {
     pub accel: Accel,
+    /// Shown when the machine starts.
     pub reason: &'static str,
 }
 
-/// Decides by booting, since a /dev/kvm that opens may still run no kernel; the answer is kept
-/// until this machine or QEMU changes.
+/// Chooses KVM if a trial boot succeeds with it: some machines have a `/dev/kvm` that opens but does not run a
+/// kernel. The cache keeps the answer until this machine reboots or QEMU's version changes.
 pub fn choose(cache: &Cache, kernel: &BootFiles) -> Result<Choice> {
     let emulation = |reason| Choice {
         accel: Accel::Emulation,
@@ -62,7 +46,7 @@ pub fn choose(cache: &Cache, kernel: &BootFiles) -> Result<Choice> {
         works
     } else {
         eprintln!(
-            "vm: trying whether /dev/kvm boots the guest (up to {} s)…",
+            "vm: testing whether /dev/kvm boots the guest (up to {} s)…",
             PROBE_LIMIT.as_secs()
         );
         let works = boots(kernel)?;
@@ -75,7 +59,7 @@ pub fn choose(cache: &Cache, kernel: &BootFiles) -> Result<Choice> {
             reason: "KVM",
         }
     } else {
-        emulation("software emulation: /dev/kvm does not boot it")
+        emulation("software emulation: /dev/kvm does not boot the guest")
     })
 }
 

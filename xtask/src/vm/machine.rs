@@ -14,7 +14,8 @@ use anyhow::{Context, Result};
 
 use crate::host::terminal::{self, Signals};
 use crate::output::Output;
-use crate::vm::qemu::{Hardware, Qemu};
+use crate::vm::hardware::Hardware;
+use crate::vm::qemu::Qemu;
 use crate::vm::request::Request;
 
 /// How long the parts of a machine's life may take.

@@ -1,7 +1,8 @@
-//! The virtual machine of the lab, from the outside and (`guest`) from the inside.
+//! The lab machine: QEMU on this side, and the program `guest` inside the machine.
 
 pub mod accel;
 pub mod guest;
+pub mod hardware;
 pub mod machine;
 pub mod qemu;
 pub mod request;

@@ -1,66 +1,52 @@
-//! One QEMU process: its command line, and that it never outlives this one.
+//! One QEMU process: its command line, its files and its end.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use rustix::io::FdFlags;
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::host::command;
-use crate::kernels::BootFiles;
 use crate::kernels::initrd::Cpio;
-use crate::vm::accel::Accel;
+use crate::setup::QEMU;
+use crate::vm::hardware::{Accel, Forward, Hardware};
 use crate::vm::request::Request;
 
-/// The port on which the guest serves, where one is forwarded.
-pub struct Forward {
-    pub host: u16,
-    pub guest: u16,
-}
-
-/// What the machine is made of.
-pub struct Hardware<'a> {
-    pub kernel: &'a BootFiles,
-    pub accel: Accel,
-    /// How many CPUs, if it matters.
-    pub cpus: Option<u16>,
-    /// What the lab's two IDE disks hold; nothing that is written to them is kept.
-    pub disk: Option<&'a Path>,
-    /// A directory of this machine that the guest may write to, at the same path.
-    pub share: Option<&'a Path>,
-    pub forward: Option<Forward>,
-}
-
-/// The emulated CPU where instructions are counted. Copies by `rep movsb` would count an instruction a
-/// byte; without these two features the kernel copies by words.
+/// The emulated CPU of a machine whose clock counts instructions. `rep movsb` counts as one instruction for each
+/// byte. Without these two CPU features, the kernel copies whole words instead.
 pub const COUNTED_CPU: &str = "max,-erms,-fsrm";
 
-/// The streams that lead into the guest, by the names that its agent knows.
+/// The single thread is explicit because QEMU's default depends on its version.
+const EMULATION: &str = "tcg,thread=single";
+
+/// The virtio-serial ports, by the names that the program in the guest opens.
 const PORTS: [&str; 4] = ["control", "stdin", "stdout", "stderr"];
-/// Three agents at once are the most that a test has running.
+/// Enough for the test that runs three agents at once.
 const MEMORY_MIB: u32 = 1536;
 const SCRATCH_DISK: &str = "1G";
 const INIT: &str = include_str!("guest/init.sh");
 const HARDWARE: &str = include_str!("guest/hardware.sh");
-/// By which the guest's init knows the NIC that leads to the host.
+/// The guest's `init.sh` recognises the NIC that leads to the host by this address.
 const HOST_NIC: &str = "52:54:00:00:00:01";
-/// The lab's own NICs and the addresses by which `zc-hardware` knows them; a wire joins the two.
+/// The two NICs of the lab, which are connected to each other. `zc-hardware` recognises them by these addresses.
 const WIRED_NICS: [(&str, &str); 2] = [
     ("e1000", "52:54:00:00:01:01"),
     ("virtio-net-pci", "52:54:00:00:01:02"),
 ];
 
-/// A running machine; dropping it ends it.
+/// A running machine. Dropping this value ends the machine.
 pub struct Qemu {
     pub process: Child,
     /// In the order of [`PORTS`].
     pub ports: [UnixStream; 4],
-    /// What QEMU reads at its start; later, only the open files matter.
+    /// The files that QEMU opens at its start.
     files: Option<TempDir>,
 }
 
@@ -80,20 +66,19 @@ impl Qemu {
             ours.push(here);
             theirs.push(there);
         }
-        let mut qemu = command::tool(crate::setup::QEMU);
+        let mut qemu = command::tool(QEMU);
         qemu.args(arguments(hardware, &initrd, &disk, &theirs))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // Ctrl-C is for the command in the guest, and is sent there.
+            // Ctrl-C must reach only the command in the guest. `machine` sends it there.
             .process_group(0);
-        let inherited: Vec<RawFd> = theirs.iter().map(AsRawFd::as_raw_fd).collect();
-        let parent = std::process::id();
-        // SAFETY: the closure only makes async-signal-safe calls.
-        unsafe { qemu.pre_exec(move || prepare_child(&inherited, parent)) };
+        let parent = rustix::process::getpid();
+        // SAFETY: the closure makes async-signal-safe calls only.
+        unsafe { qemu.pre_exec(move || prepare_child(&theirs, parent)) };
         let process = qemu
             .spawn()
-            .with_context(|| format!("cannot start {}", crate::setup::QEMU))?;
+            .with_context(|| format!("cannot start {QEMU}"))?;
         Ok(Self {
             process,
             ports: ours.try_into().expect("a stream for each port"),
@@ -101,7 +86,8 @@ impl Qemu {
         })
     }
 
-    /// Once the guest runs: nothing is left behind then, however this process ends.
+    /// Removes QEMU's files, which QEMU has open once the guest runs. Then no file is left even if this process is
+    /// killed.
     pub fn discard_files(&mut self) {
         self.files = None;
     }
@@ -109,32 +95,21 @@ impl Qemu {
 
 impl Drop for Qemu {
     fn drop(&mut self) {
-        // Both fail harmlessly if it has ended already.
+        // Both calls fail without harm if QEMU has ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// The streams stay open across exec, and the kernel ends QEMU if this program dies.
-fn prepare_child(inherited: &[RawFd], parent: u32) -> io::Result<()> {
-    for descriptor in inherited {
-        // SAFETY: a plain system call on a descriptor that we own.
-        if unsafe { libc::fcntl(*descriptor, libc::F_SETFD, 0) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
+/// Runs in the child between fork and exec: keeps the streams open for QEMU, and makes the kernel end QEMU when
+/// this process dies.
+fn prepare_child(streams: &[UnixStream], parent: Pid) -> io::Result<()> {
+    for stream in streams {
+        rustix::io::fcntl_setfd(stream, FdFlags::empty())?;
     }
-    // SAFETY: plain system calls without pointers.
-    let (result, now) = unsafe {
-        (
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL),
-            libc::getppid(),
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if u32::try_from(now) != Ok(parent) {
-        return Err(io::Error::other("the parent process has gone"));
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    if rustix::process::getppid() != Some(parent) {
+        return Err(io::Error::other("the parent process has ended"));
     }
     Ok(())
 }
@@ -145,143 +120,112 @@ fn arguments(
     disk: &Path,
     streams: &[UnixStream],
 ) -> Vec<String> {
-    let (cpu, cpus) = match hardware.accel {
-        Accel::Kvm => ("host", 2),
-        // They take turns: where each runs by itself, attaching a probe to what another is running at that
-        // moment panics kernels.
-        Accel::Emulation => ("max", 1),
-        Accel::Counting => (COUNTED_CPU, 1),
+    let (accel, cpu, cpus) = match hardware.accel {
+        Accel::Kvm => ("kvm", "host", 2),
+        // One CPU: if QEMU runs each CPU in a thread, kernels panic when a probe is attached to a function that
+        // another CPU executes at that moment.
+        Accel::Emulation => (EMULATION, "max", 1),
+        Accel::Counting => (EMULATION, COUNTED_CPU, 1),
     };
+    // A comma separates QEMU's options; two stand for one in a path.
     let escaped = |path: &Path| path.to_string_lossy().replace(',', ",,");
-    let mut words: Vec<String> = vec![
-        "-nodefaults".into(),
-        "-no-user-config".into(),
-        "-no-reboot".into(),
-        "-display".into(),
-        "none".into(),
-        "-serial".into(),
-        "stdio".into(),
-        "-machine".into(),
-        "pc".into(),
-        "-accel".into(),
-        hardware.accel.qemu_name().into(),
-        "-cpu".into(),
-        cpu.into(),
-        "-smp".into(),
-        hardware.cpus.unwrap_or(cpus).to_string(),
-        "-m".into(),
-        MEMORY_MIB.to_string(),
-        "-kernel".into(),
-        hardware.kernel.image.to_string_lossy().into_owned(),
-        "-initrd".into(),
-        initrd.to_string_lossy().into_owned(),
-        "-append".into(),
-        // An oops would leave a guest whose measurements mean nothing.
-        "console=ttyS0 quiet panic=-1 oops=panic".into(),
+    let mut options: Vec<(&str, String)> = vec![
+        ("-display", "none".into()),
+        ("-serial", "stdio".into()),
+        ("-machine", "pc".into()),
+        ("-accel", accel.into()),
+        ("-cpu", cpu.into()),
+        ("-smp", hardware.cpus.unwrap_or(cpus).to_string()),
+        ("-m", MEMORY_MIB.to_string()),
+        ("-kernel", hardware.kernel.image.display().to_string()),
+        ("-initrd", initrd.display().to_string()),
+        // After an oops, the guest's measurements would mean nothing.
+        ("-append", "console=ttyS0 quiet panic=-1 oops=panic".into()),
+        (
+            "-fsdev",
+            "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap".into(),
+        ),
+        ("-device", "virtio-9p-pci,fsdev=root,mount_tag=root".into()),
+        // The disk is removed with the machine, so writes need not reach this machine's disk.
+        (
+            "-drive",
+            format!(
+                "file={},format=raw,if=none,id=scratch,cache=unsafe",
+                escaped(disk)
+            ),
+        ),
+        ("-device", "virtio-blk-pci,drive=scratch".into()),
+        ("-device", "virtio-serial-pci".into()),
     ];
-    let mut add = |option: &str, value: String| words.extend([option.to_owned(), value]);
     if hardware.accel == Accel::Counting {
-        add("-icount", "shift=0,sleep=off".into());
+        options.push(("-icount", "shift=0,sleep=off".into()));
     }
-    add(
-        "-fsdev",
-        "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap".into(),
-    );
-    add("-device", "virtio-9p-pci,fsdev=root,mount_tag=root".into());
     if let Some(share) = hardware.share {
         let path = escaped(share);
-        add(
-            "-fsdev",
-            format!("local,id=share,path={path},security_model=none,multidevs=remap"),
-        );
-        add(
-            "-device",
-            "virtio-9p-pci,fsdev=share,mount_tag=share".into(),
-        );
+        let fsdev = format!("local,id=share,path={path},security_model=none,multidevs=remap");
+        let device = "virtio-9p-pci,fsdev=share,mount_tag=share";
+        options.extend([("-fsdev", fsdev), ("-device", device.into())]);
     }
-    // The disk's content is thrown away with the machine: nothing need reach this one's disk.
-    let disk = escaped(disk);
-    add(
-        "-drive",
-        format!("file={disk},format=raw,if=none,id=scratch,cache=unsafe"),
-    );
-    add("-device", "virtio-blk-pci,drive=scratch".into());
-    add("-device", "virtio-serial-pci".into());
     for (name, stream) in PORTS.iter().zip(streams) {
-        add(
-            "-chardev",
-            format!("socket,id={name},fd={}", stream.as_raw_fd()),
-        );
-        add(
-            "-device",
-            format!("virtserialport,chardev={name},name={name}"),
-        );
+        let chardev = format!("socket,id={name},fd={}", stream.as_raw_fd());
+        let device = format!("virtserialport,chardev={name},name={name}");
+        options.extend([("-chardev", chardev), ("-device", device)]);
     }
     if let Some(Forward { host, guest }) = hardware.forward {
-        add(
-            "-netdev",
-            format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{host}-:{guest}"),
-        );
-        add(
-            "-device",
-            format!("virtio-net-pci,netdev=net,mac={HOST_NIC},romfile="),
-        );
+        let netdev = format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{host}-:{guest}");
+        let device = format!("virtio-net-pci,netdev=net,mac={HOST_NIC},romfile=");
+        options.extend([("-netdev", netdev), ("-device", device)]);
     }
-    if let Some(disk) = hardware.disk {
-        let disk = escaped(disk);
-        for port in 0..2 {
-            add(
-                "-drive",
-                format!("file={disk},format=raw,if=none,id=ide{port},snapshot=on"),
-            );
-            add("-device", format!("ide-hd,drive=ide{port},bus=ide.{port}"));
-        }
+    for (port, file) in (0..2).zip(hardware.disk.into_iter().cycle().map(escaped)) {
+        let drive = format!("file={file},format=raw,if=none,id=ide{port},snapshot=on");
+        let device = format!("ide-hd,drive=ide{port},bus=ide.{port}");
+        options.extend([("-drive", drive), ("-device", device)]);
     }
     for (number, (model, mac)) in WIRED_NICS.iter().enumerate() {
-        add("-netdev", format!("hubport,id=wire{number},hubid=0"));
-        add(
-            "-device",
-            format!("{model},netdev=wire{number},mac={mac},romfile="),
-        );
+        let netdev = format!("hubport,id=wire{number},hubid=0");
+        let device = format!("{model},netdev=wire{number},mac={mac},romfile=");
+        options.extend([("-netdev", netdev), ("-device", device)]);
     }
-    words
+    ["-nodefaults", "-no-user-config", "-no-reboot"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(
+            options
+                .into_iter()
+                .flat_map(|(option, value)| [option.to_owned(), value]),
+        )
+        .collect()
 }
 
-/// The kernel's own archive, and after it what only this boot needs.
+/// Copies the kernel's archive and appends a second archive with the files of this boot.
 fn write_initrd(directory: &Path, hardware: &Hardware<'_>, request: &Request) -> Result<PathBuf> {
     let agent = std::env::current_exe().context("cannot find this program's own file")?;
-    let text = |path: Option<&Path>| {
-        path.map(|path| path.to_string_lossy().into_owned())
-            .unwrap_or_default()
-    };
+    let text = |path: Option<&Path>| path.unwrap_or(Path::new("")).display().to_string();
+    let kernel = hardware.kernel;
     let mut cpio = Cpio::default();
     cpio.directory("request");
-    cpio.file("request/agent", text(Some(&agent)).as_bytes());
-    cpio.file("request/share", text(hardware.share).as_bytes());
-    cpio.file(
-        "request/modules",
-        text(hardware.kernel.modules.as_deref()).as_bytes(),
-    );
-    cpio.file(
-        "request/drivers",
-        text(Some(&hardware.kernel.drivers)).as_bytes(),
-    );
-    cpio.file("request/zc-hardware", HARDWARE.as_bytes());
-    cpio.file("request/json", request.to_json().as_bytes());
-    cpio.file("init", INIT.as_bytes());
-
-    let base = &hardware.kernel.archive;
+    for (name, content) in [
+        ("request/agent", &*text(Some(&agent))),
+        ("request/share", &text(hardware.share)),
+        ("request/modules", &text(kernel.modules.as_deref())),
+        ("request/drivers", &text(Some(&kernel.drivers))),
+        ("request/zc-hardware", HARDWARE),
+        ("request/json", &request.to_json()),
+        ("init", INIT),
+    ] {
+        cpio.file(name, content.as_bytes());
+    }
     let path = directory.join("initrd");
-    std::fs::copy(base, &path)
-        .with_context(|| format!("cannot copy {} to {}", base.display(), path.display()))?;
-    let append = || -> io::Result<()> {
-        use std::io::Write;
-        File::options()
-            .append(true)
-            .open(&path)?
-            .write_all(&cpio.finish())
-    };
-    append().with_context(|| format!("cannot write {}", path.display()))?;
+    std::fs::copy(&kernel.archive, &path)
+        .and_then(|_| File::options().append(true).open(&path))
+        .and_then(|mut file| file.write_all(&cpio.finish()))
+        .with_context(|| {
+            format!(
+                "cannot copy {} to {}",
+                kernel.archive.display(),
+                path.display()
+            )
+        })?;
     Ok(path)
 }
 
@@ -296,22 +240,20 @@ fn make_disk(directory: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The version, as in "7.2.19".
+/// QEMU's version, such as "7.2.19".
 pub fn version() -> Result<String> {
-    let text = command::text(command::tool(crate::setup::QEMU).arg("--version"))?;
-    match text
-        .split_whitespace()
-        .skip_while(|word| *word != "version")
-        .nth(1)
-    {
-        Some(version) => Ok(version.to_owned()),
-        None => bail!("`{} --version` printed no version", crate::setup::QEMU),
-    }
+    let text = command::text(command::tool(QEMU).arg("--version"))?;
+    let mut words = text.split_whitespace();
+    words.find(|word| *word == "version");
+    let version = words.next();
+    let version = version.with_context(|| format!("`{QEMU} --version` printed no version"))?;
+    Ok(version.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::BootFiles;
 
     fn words(accel: Accel, share: Option<&Path>, forward: Option<Forward>) -> String {
         let kernel = BootFiles {

@@ -1,20 +1,19 @@
-//! What the host asks of the guest's agent.
+//! The command that the host asks the program in the guest to run.
 
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
-/// Where the guest's init leaves it.
+/// The place of the request in the guest. The guest's `init.sh` writes it there.
 pub const GUEST_PATH: &str = "/run/zc-lab/request.json";
-/// What the lab adds to the guest's PATH, behind all else.
+/// The directory of the lab's own programs in the guest, last on the PATH.
 pub const GUEST_PROGRAMS: &str = "/run/zc-lab/bin";
 
-/// A command to run in the guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     pub command: Vec<String>,
     pub directory: String,
     pub environment: Vec<(String, String)>,
-    /// Rows and columns of the pseudo-terminal to run it on; pipes without.
+    /// Rows and columns of the command's pseudo-terminal. Without them, the command gets pipes.
     pub terminal: Option<(u16, u16)>,
     /// Whether systemd is the machine's first process.
     pub systemd: bool,
@@ -22,43 +21,15 @@ pub struct Request {
 
 impl Request {
     pub fn to_json(&self) -> String {
-        json!({
-            "command": self.command,
-            "directory": self.directory,
-            "environment": self.environment.iter().map(|(name, value)| json!([name, value])).collect::<Vec<_>>(),
-            "terminal": self.terminal.map(|(rows, columns)| json!([rows, columns])),
-            "systemd": self.systemd,
-        })
-        .to_string()
+        serde_json::to_string(self).expect("a request is valid JSON")
     }
 
     pub fn parse(text: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(text).context("the request is not JSON")?;
-        Self::from_value(&value).context("the request lacks a field")
-    }
-
-    fn from_value(value: &Value) -> Option<Self> {
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let number = |value: &Value| u16::try_from(value.as_u64()?).ok();
-        let command: Vec<_> = value["command"]
-            .as_array()?
-            .iter()
-            .map(text)
-            .collect::<Option<_>>()?;
-        Some(Self {
-            directory: text(&value["directory"])?,
-            environment: value["environment"]
-                .as_array()?
-                .iter()
-                .map(|pair| Some((text(&pair[0])?, text(&pair[1])?)))
-                .collect::<Option<_>>()?,
-            terminal: match &value["terminal"] {
-                Value::Null => None,
-                size => Some((number(&size[0])?, number(&size[1])?)),
-            },
-            systemd: value["systemd"].as_bool()?,
-            command: (!command.is_empty()).then_some(command)?,
-        })
+        let request: Self = serde_json::from_str(text).context("the request is not valid JSON")?;
+        if request.command.is_empty() {
+            bail!("the request holds no command");
+        }
+        Ok(request)
     }
 }
 

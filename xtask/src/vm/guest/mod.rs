@@ -1,35 +1,37 @@
-//! What runs inside the virtual machine: this same program, as the guest's first process. It
-//! starts the command, carries its streams over virtio-serial ports, and reports how it ended.
+//! The program that runs inside the lab machine: xtask itself, as the guest's first process. It starts the command,
+//! copies the command's streams over virtio-serial ports, and reports the exit code.
 
 mod ports;
 mod streams;
 
-use std::ffi::c_int;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::system::RebootCommand;
 
+use crate::host::command::exit_code;
 use crate::setup::SYSTEMD;
 use crate::vm::request::{self, Request};
 use streams::Terminal;
 
-/// Never returns to the shell that called it: the machine is switched off at the end.
+/// Runs the request and switches the machine off.
 pub fn main() -> ! {
     if std::process::id() != 1 {
-        eprintln!("error: `guest` is for the virtual machine's own use");
+        eprintln!("error: `guest` runs only as the first process of the lab machine");
         std::process::exit(2);
     }
     if let Err(error) = perform() {
-        // The console, which the host shows when no exit code came.
+        // The host shows the console if it gets no exit code.
         println!("zc-lab: {error:#}");
     }
-    // SAFETY: takes a constant; returns only on failure.
-    unsafe { libc::reboot(libc::RB_POWER_OFF) };
+    let _ = rustix::system::reboot(RebootCommand::PowerOff);
     std::process::exit(1);
 }
 
@@ -38,22 +40,24 @@ fn perform() -> Result<()> {
         .with_context(|| format!("cannot read {}", request::GUEST_PATH))?;
     let request = Request::parse(&request)?;
     if request.systemd {
-        give_way_to_systemd()?;
+        start_systemd()?;
     }
     serve(&request)
 }
 
 const UNITS: &str = "/run/systemd/system";
-/// The lab's target, which wants nothing: what runs is what the command starts, with what that needs.
+/// The target that systemd starts. It wants no unit, so only units that the command starts run.
 const TARGET: (&str, &str) = (
     "zc-lab.target",
     "[Unit]\nDescription=The lab\nDefaultDependencies=no\n",
 );
-/// What these targets want for a machine of its own is the host's business: its devices, files and timers.
-/// In emulation it would take minutes.
+/// Units of these targets set up the devices, files and timers of a whole machine. The lab does not need them, and in
+/// emulation they take minutes.
 const UNWANTED: [&str; 2] = ["sysinit.target.wants", "timers.target.wants"];
+/// The one unit of [`UNWANTED`] that stays.
 const WANTED: &str = "systemd-journald.service";
 
+/// Writes the lab's target and masks the unwanted units.
 fn write_units() -> std::io::Result<()> {
     std::fs::create_dir_all(UNITS)?;
     for (place, target) in ["/usr/lib/systemd/system", "/etc/systemd/system"]
@@ -74,14 +78,13 @@ fn write_units() -> std::io::Result<()> {
     std::fs::write(format!("{UNITS}/{}", TARGET.0), TARGET.1)
 }
 
-/// Returns in a process of its own, while the first one becomes systemd.
-fn give_way_to_systemd() -> Result<()> {
+/// Replaces the first process with systemd. Returns in a new process.
+fn start_systemd() -> Result<()> {
     write_units().with_context(|| format!("cannot write to {UNITS}"))?;
-    // SAFETY: there is no other thread yet.
+    // SAFETY: the process has one thread only, so the child may make any call.
     match unsafe { libc::fork() } {
         0 => {
-            // SAFETY: takes nothing.
-            unsafe { libc::setsid() };
+            rustix::process::setsid().context("setsid failed")?;
             Ok(())
         }
         -1 => Err(std::io::Error::last_os_error()).context("cannot fork"),
@@ -134,7 +137,7 @@ fn serve(request: &Request) -> Result<()> {
 }
 
 struct Started {
-    pid: c_int,
+    pid: Pid,
     stdin: OwnedFd,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
@@ -153,10 +156,10 @@ fn start(request: &Request) -> Result<Started> {
     }
     if let Some(size) = request.terminal {
         let terminal = Terminal::open(size)?;
-        terminal.give_to(&mut command)?;
+        terminal.attach(&mut command)?;
         let child = command.spawn()?;
         return Ok(Started {
-            pid: pid(&child),
+            pid: Pid::from_child(&child),
             stdin: terminal.stream()?,
             stdout: Some(terminal.stream()?),
             stderr: None,
@@ -170,7 +173,7 @@ fn start(request: &Request) -> Result<Started> {
         .stderr(Stdio::piped())
         .spawn()?;
     Ok(Started {
-        pid: pid(&child),
+        pid: Pid::from_child(&child),
         stdin: child.stdin.take().context("no standard input")?.into(),
         stdout: child.stdout.take().map(Into::into),
         stderr: child.stderr.take().map(Into::into),
@@ -178,65 +181,35 @@ fn start(request: &Request) -> Result<Started> {
     })
 }
 
-fn pid(child: &std::process::Child) -> c_int {
-    c_int::try_from(child.id()).expect("process ids fit pid_t")
-}
-
-/// The host's wishes, a line each, until it hangs up.
-fn obey(control: std::fs::File, group: c_int, terminal: Option<&Terminal>) {
+/// Carries out the host's orders, one line each, until the host closes the port.
+fn obey(control: std::fs::File, group: Pid, terminal: Option<&Terminal>) {
     for line in BufReader::new(control).lines().map_while(Result::ok) {
         let mut words = line.split(' ');
         let name = words.next().unwrap_or_default();
-        let numbers: Vec<c_int> = words.filter_map(|word| word.parse().ok()).collect();
+        let numbers: Vec<u16> = words.filter_map(|word| word.parse().ok()).collect();
         match (name, numbers.as_slice(), terminal) {
             ("signal", [signal], _) => {
-                // SAFETY: sends a signal to the command's own process group.
-                unsafe { libc::kill(-group, *signal) };
+                if let Some(signal) = Signal::from_named_raw(i32::from(*signal)) {
+                    let _ = rustix::process::kill_process_group(group, signal);
+                }
             }
             ("size", [rows, columns], Some(terminal)) => {
-                if let (Ok(rows), Ok(columns)) = (u16::try_from(*rows), u16::try_from(*columns)) {
-                    let _ = terminal.resize((rows, columns));
-                }
+                let _ = terminal.resize((*rows, *columns));
             }
             _ => println!("zc-lab: the host asked for `{line}`, which is unknown"),
         }
     }
 }
 
-/// Also reaps the orphans that the first process of a system inherits.
-fn wait_for(pid: c_int) -> Result<c_int> {
+/// Waits for the command. Also reaps the orphaned processes that the first process inherits.
+fn wait_for(pid: Pid) -> Result<i32> {
     loop {
-        let mut status = 0;
-        // SAFETY: `status` is valid for writing.
-        let reaped = unsafe { libc::waitpid(-1, &raw mut status, 0) };
-        if reaped < 0 {
-            let error = std::io::Error::last_os_error();
-            if error.kind() != std::io::ErrorKind::Interrupted {
-                return Err(error).context("waitpid failed");
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((reaped, status))) if reaped == pid => {
+                return Ok(exit_code(ExitStatus::from_raw(status.as_raw())));
             }
-        } else if reaped == pid {
-            return Ok(exit_code(status));
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error).context("waitpid failed"),
         }
-    }
-}
-
-/// As a shell reports it: a signal is 128 and its number.
-fn exit_code(status: c_int) -> c_int {
-    if libc::WIFSIGNALED(status) {
-        128 + libc::WTERMSIG(status)
-    } else {
-        libc::WEXITSTATUS(status)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exit_codes_are_a_shell_s() {
-        assert_eq!(exit_code(0), 0);
-        assert_eq!(exit_code(7 << 8), 7);
-        assert_eq!(exit_code(libc::SIGKILL), 137);
     }
 }

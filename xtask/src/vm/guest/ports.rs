@@ -1,13 +1,13 @@
 //! The machine's virtio-serial ports, by name.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
-/// The host announces its ports one by one after the driver has loaded.
+/// The host announces its ports one by one after the driver is loaded.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn open(name: &str) -> Result<File> {
@@ -26,24 +26,24 @@ pub fn open(name: &str) -> Result<File> {
         .write(true)
         .open(&device)
         .with_context(|| format!("cannot open {}, the port {name}", device.display()))?;
-    // Until the driver has heard that the host is there, a read would mean the end of the stream.
-    while hung_up(&port) {
+    // Before the driver learns that the host has opened the port, a read returns the end of the stream.
+    while poll(&port, PollFlags::empty(), Duration::ZERO).contains(PollFlags::HUP) {
         if Instant::now() > deadline {
-            bail!("nobody is at the other end of the port {name}");
+            bail!("the host has not opened the port {name}");
         }
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(port)
 }
 
-fn hung_up(port: &File) -> bool {
-    let mut poll = libc::pollfd {
-        fd: port.as_raw_fd(),
-        events: 0,
-        revents: 0,
-    };
-    // SAFETY: one valid pollfd.
-    unsafe { libc::poll(&raw mut poll, 1, 0) > 0 && poll.revents & libc::POLLHUP != 0 }
+/// The events of `file`: those of `wanted`, hang-up and error. Empty if none comes before the timeout.
+pub fn poll(file: &File, wanted: PollFlags, timeout: Duration) -> PollFlags {
+    let mut polled = [PollFd::new(file, wanted)];
+    let timeout = Timespec::try_from(timeout).expect("a timeout in range");
+    match rustix::event::poll(&mut polled, Some(&timeout)) {
+        Ok(_) => polled[0].revents(),
+        Err(_) => PollFlags::empty(),
+    }
 }
 
 fn find(name: &str) -> Option<PathBuf> {
