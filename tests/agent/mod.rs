@@ -2,6 +2,7 @@
 
 pub mod attach_modes;
 pub mod command_line;
+pub mod complexity;
 pub mod container;
 pub mod doctor;
 pub mod monitoring;

@@ -53,6 +53,14 @@ pub fn read(file: &Path) -> Result<Column> {
     }
 }
 
+/// Adds what another machine has proven on the same kernel; of two words on one path the weaker holds.
+pub fn merge(into: &mut Column, other: Column) {
+    for (path, word) in other {
+        let known = into.entry(path).or_insert(word);
+        *known = word.max(*known);
+    }
+}
+
 /// Lines of a path's name and, as the last word, how its bytes are known. Of two lines on one path
 /// the weaker holds.
 fn parse(text: &str) -> Result<Column> {
@@ -63,8 +71,7 @@ fn parse(text: &str) -> Result<Column> {
         else {
             bail!("a test wrote `{line}`, which is no path and word");
         };
-        let known = column.entry(path.to_owned()).or_insert(word);
-        *known = word.max(*known);
+        merge(&mut column, Column::from([(path.to_owned(), word)]));
     }
     Ok(column)
 }

@@ -9,6 +9,8 @@ compile_error!("zc-profiler counts on Linux on x86-64 only");
 pub mod agent;
 pub mod cli;
 pub mod export;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod kernel;
 pub mod lab;
 pub mod ledger;

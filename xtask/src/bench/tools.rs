@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::apt;
-use crate::cache::Cache;
+use crate::host::apt;
+use crate::host::cache::Cache;
 
 /// With the libraries that no other package of a small machine brings.
 const PACKAGES: [&str; 28] = [

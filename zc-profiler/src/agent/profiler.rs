@@ -176,6 +176,12 @@ impl Profiler {
         Ok(self.probes.runs()?)
     }
 
+    /// How many instructions the verifier processed for each loaded program; see
+    /// [`Probes::processed_instructions`].
+    pub fn processed_instructions(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.probes.processed_instructions()
+    }
+
     /// What this machine allows.
     #[must_use]
     pub const fn environment(&self) -> &Environment {

@@ -181,7 +181,7 @@ impl File {
     }
 
     /// `name` is what complaints call the text.
-    fn parse(text: &str, name: &str) -> Result<Self, Vec<String>> {
+    pub(crate) fn parse(text: &str, name: &str) -> Result<Self, Vec<String>> {
         let place = |offset: usize| {
             let line = text
                 .bytes()

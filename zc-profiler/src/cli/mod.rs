@@ -1,6 +1,6 @@
 //! The command line: one file a subcommand.
 
-mod config;
+pub(crate) mod config;
 mod doctor;
 mod lab;
 mod serve;

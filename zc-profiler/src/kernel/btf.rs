@@ -44,10 +44,14 @@ enum Kind {
     Enum,
 }
 
-const MAGIC: u16 = 0xeb9f;
+pub(crate) const MAGIC: u16 = 0xeb9f;
 const HEADER: usize = 24;
 const HEADER_FIELDS: usize = 8;
 const COMMON: usize = 12;
+
+/// How many anonymous members are looked into for one name: no structure of a kernel has as many, and in malformed
+/// BTF a structure may contain itself.
+const ANONYMOUS_LIMIT: u32 = 1_000;
 
 const KIND_STRUCT: u8 = 4;
 const KIND_UNION: u8 = 5;
@@ -156,6 +160,9 @@ impl Btf {
         btf.strings = header + strings;
         let mut at = header + types;
         let end = at + types_length;
+        if end > btf.data.len() {
+            return Err(BtfError::Malformed(btf.data.len()));
+        }
         while at < end {
             let (kind, parts) = btf.kind(at)?;
             let (fixed, each) = trailer(kind).ok_or(BtfError::UnknownKind(kind))?;
@@ -174,6 +181,9 @@ impl Btf {
                 }
             }
             at += COMMON + fixed + each * parts;
+            if at > end {
+                return Err(BtfError::Malformed(end));
+            }
         }
         Ok(btf)
     }
@@ -197,7 +207,8 @@ impl Btf {
         let typedef = self.find(Kind::Typedef, &callback(name))?;
         let pointer = self.referred(typedef)?;
         // The first argument of the kernel's own callback is its private data.
-        Some(self.prototype_arguments(self.referred(pointer)?)? - 1)
+        self.prototype_arguments(self.referred(pointer)?)?
+            .checked_sub(1)
     }
 
     /// The byte offset of a member, given as a path through structures: `thread_info.status`.
@@ -205,13 +216,13 @@ impl Btf {
     #[must_use]
     pub fn member(&self, structure: &str, path: &str) -> Option<u32> {
         let mut at = self.find(Kind::Struct, structure)?;
-        let mut offset = 0;
+        let mut offset = 0u32;
         for name in path.split('.') {
             let (bits, member) = self.member_of(at, name)?;
-            offset += bits;
+            offset = offset.checked_add(bits)?;
             at = member;
         }
-        (offset % 8 == 0).then_some(offset / 8)
+        offset.is_multiple_of(8).then_some(offset / 8)
     }
 
     /// The byte offset of a member of one bit, and the bit in that byte.
@@ -254,6 +265,11 @@ impl Btf {
 
     /// The member's offset in bits and the place of its type.
     fn member_of(&self, structure: usize, name: &str) -> Option<(u32, usize)> {
+        self.member_within(structure, name, &mut { ANONYMOUS_LIMIT })
+    }
+
+    /// Looks into at most `left` anonymous members on the way.
+    fn member_within(&self, structure: usize, name: &str, left: &mut u32) -> Option<(u32, usize)> {
         let (_, parts) = self.kind(structure).ok()?;
         let bitfields = self.u32(structure + 4).ok()? >> 31 == 1;
         (0..parts)
@@ -271,8 +287,9 @@ impl Btf {
                 if member_name.is_empty()
                     && matches!(self.kind(member).ok()?.0, KIND_STRUCT | KIND_UNION)
                 {
-                    let (inner, found) = self.member_of(member, name)?;
-                    return Some((offset + inner, found));
+                    *left = left.checked_sub(1)?;
+                    let (inner, found) = self.member_within(member, name, left)?;
+                    return Some((offset.checked_add(inner)?, found));
                 }
                 None
             })
@@ -464,6 +481,37 @@ mod tests {
             Btf::parse(unknown),
             Err(BtfError::UnknownKind(31))
         ));
+    }
+
+    /// The sample with other words among its types, given by their index.
+    fn changed(words: &[(usize, u32)]) -> Btf {
+        let mut data = sample();
+        for (index, word) in words {
+            data[HEADER + index * 4..][..4].copy_from_slice(&word.to_ne_bytes());
+        }
+        Btf::parse(data).expect("parse")
+    }
+
+    #[test]
+    fn a_structure_that_contains_itself_ends_the_search() {
+        // The anonymous structure's only member is the structure itself, and anonymous too.
+        let btf = changed(&[(7, 0), (8, 2)]);
+        assert_eq!(btf.member("outer", "b"), None);
+        assert_eq!(btf.member("outer", "a"), Some(0));
+    }
+
+    #[test]
+    fn a_tracepoint_without_private_data_has_no_arguments() {
+        // The pointer becomes a prototype without arguments that refers to itself.
+        let btf = changed(&[(49, 13 << 24), (50, 9)]);
+        assert_eq!(btf.tracepoint_arguments("tick"), None);
+    }
+
+    #[test]
+    fn an_offset_beyond_the_format_is_no_offset() {
+        // The offset of the anonymous member of `outer`, and of the member in it.
+        let btf = changed(&[(9, u32::MAX), (27, u32::MAX)]);
+        assert_eq!(btf.member("outer", "b"), None);
     }
 
     proptest::proptest! {

@@ -157,7 +157,7 @@ pub fn default_hierarchy() -> Option<PathBuf> {
 }
 
 /// The same, by the content of /proc/PID/mountinfo.
-fn mounted(mounts: &[u8]) -> Option<PathBuf> {
+pub(crate) fn mounted(mounts: &[u8]) -> Option<PathBuf> {
     mounts.split(|byte| *byte == b'\n').find_map(|line| {
         let words = || line.split(|byte| *byte == b' ');
         let kind = words().skip_while(|word| *word != b"-").nth(1)?;

@@ -9,6 +9,7 @@ mod privileges;
 mod symbols;
 
 pub use self::disks::pio_disks;
+pub(crate) use cgroup::mounted;
 pub use cgroup::{Service, default_hierarchy};
 pub use environment::{Environment, LOCKED_DOWN};
 pub use layout::{Requirement, SYMBOLS, resolve};

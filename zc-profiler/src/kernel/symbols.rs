@@ -38,7 +38,7 @@ impl Symbols {
         self.in_modules.contains(name)
     }
 
-    fn parse(lines: impl BufRead, wanted: &HashSet<&str>) -> Self {
+    pub(crate) fn parse(lines: impl BufRead, wanted: &HashSet<&str>) -> Self {
         let mut found = Self::default();
         for line in lines.split(b'\n').map_while(Result::ok) {
             let Ok(line) = std::str::from_utf8(&line) else {

@@ -394,6 +394,15 @@ impl Probes {
         Ok(all)
     }
 
+    /// How many instructions the verifier processed for each loaded program; nothing before Linux 5.16, which
+    /// does not tell.
+    pub fn processed_instructions(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.ebpf.programs().filter_map(|(name, program)| {
+            let info = program.info().ok()?;
+            Some((name, info.verified_instruction_count()?))
+        })
+    }
+
     /// The kernel's count of skipped runs, if the program is loaded.
     fn misses(&self, program: &str) -> Result<Option<u64>, Error> {
         let fd = self.loaded(program);

@@ -8,7 +8,7 @@ mod connections;
 mod fresh;
 mod tls;
 mod web;
-mod web_config;
+pub(crate) mod web_config;
 
 use std::{future::Future, io, net::TcpListener, sync::Arc, time::Duration};
 

@@ -232,7 +232,7 @@ impl WebConfig {
         Self::parse(&text, path).map_err(|complaints| anyhow::anyhow!(complaints.join("\n")))
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self, Vec<String>> {
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self, Vec<String>> {
         let mut reading = Reading {
             name: path.display().to_string(),
             directory: path.parent().unwrap_or(Path::new("")).to_owned(),

@@ -1,0 +1,17 @@
+//! `cargo xtask setup`: brings in what is missing, and nothing else.
+
+use anyhow::Result;
+
+use crate::kernels;
+use crate::setup::{self, KernelChoices};
+
+pub fn run(choices: &KernelChoices) -> Result<i32> {
+    let lab = setup::prepare(&choices.or(kernels::DEFAULT)?, &[])?;
+    let titles: Vec<&str> = lab.kernels.iter().map(|kernel| &*kernel.title).collect();
+    eprintln!(
+        "setup: ready ({}; eBPF compiler: {})",
+        titles.join(", "),
+        lab.compiler.name
+    );
+    Ok(0)
+}

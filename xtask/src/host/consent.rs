@@ -1,0 +1,74 @@
+//! Whether packages may be installed on this machine.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, bail};
+
+/// The flag that says yes beforehand, as people type it.
+pub const FLAG: &str = "--yes";
+
+static YES: OnceLock<bool> = OnceLock::new();
+
+/// Keeps whether the flag was given.
+pub fn set(yes: bool) {
+    let _ = YES.set(yes);
+}
+
+/// Says what is going to be done as root, and asks a person at a terminal who has not said yes beforehand.
+pub fn obtain(what: &str) -> Result<()> {
+    eprintln!("setup: {what}");
+    let yes = YES.get().copied().unwrap_or_default();
+    let ci = std::env::var("CI").is_ok_and(|value| value == "true");
+    if is_given(yes, ci, io::stdin().is_terminal()) {
+        return Ok(());
+    }
+    eprint!("setup: go on? [y/N] ");
+    io::stderr()
+        .flush()
+        .context("cannot write to the terminal")?;
+    let mut answer = String::new();
+    io::stdin()
+        .read_line(&mut answer)
+        .context("cannot read the answer")?;
+    if !is_yes(&answer) {
+        bail!("not agreed to; `{FLAG}` agrees beforehand");
+    }
+    Ok(())
+}
+
+/// Without a terminal nothing can be asked; the command itself is then the consent.
+fn is_given(yes: bool, ci: bool, terminal: bool) -> bool {
+    yes || ci || !terminal
+}
+
+fn is_yes(answer: &str) -> bool {
+    ["y", "yes"].contains(&&*answer.trim().to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_person_who_has_not_agreed_is_asked() {
+        for (yes, ci, terminal) in [
+            (true, false, true),
+            (false, true, true),
+            (false, false, false),
+        ] {
+            assert!(is_given(yes, ci, terminal), "{yes} {ci} {terminal}");
+        }
+        assert!(!is_given(false, false, true));
+    }
+
+    #[test]
+    fn anything_but_yes_is_no() {
+        for answer in ["y\n", "Y\n", " yes \n"] {
+            assert!(is_yes(answer), "{answer:?}");
+        }
+        for answer in ["", "\n", "n\n", "yep\n"] {
+            assert!(!is_yes(answer), "{answer:?}");
+        }
+    }
+}

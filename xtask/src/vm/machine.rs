@@ -1,0 +1,361 @@
+//! One command in one virtual machine: streams, signals, time limits, and what to show of the
+//! console when no exit code comes.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::host::terminal::{self, Signals};
+use crate::output::Output;
+use crate::vm::hardware::Hardware;
+use crate::vm::qemu::Qemu;
+use crate::vm::request::Request;
+
+/// How long the parts of a machine's life may take.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    /// From QEMU's start until the command starts.
+    pub boot: Duration,
+    /// The whole, unless a person ends it.
+    pub total: Option<Duration>,
+}
+
+impl Limits {
+    pub fn total(total: Option<Duration>) -> Self {
+        Self {
+            boot: Duration::from_secs(90),
+            total,
+        }
+    }
+}
+
+/// How a machine ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// The command's exit code.
+    Exited(i32),
+    /// A signal to this process ended the machine.
+    Interrupted(i32),
+    /// No exit code came.
+    Lost { cause: String, console: Vec<String> },
+}
+
+impl Ending {
+    /// The exit code for this process; a lost machine's console goes to standard error.
+    pub fn exit_code(self) -> i32 {
+        match self {
+            Self::Exited(code) => code,
+            Self::Interrupted(signal) => 128 + signal,
+            Self::Lost { cause, console } => {
+                if console.is_empty() {
+                    eprintln!("vm: {cause}; the console is empty");
+                } else {
+                    eprintln!("vm: {cause}; the console's last lines:");
+                }
+                for line in console {
+                    eprintln!("vm: | {line}");
+                }
+                1
+            }
+        }
+    }
+}
+
+/// What the command reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// This process's standard input.
+    Ours,
+    Nothing,
+}
+
+const CONSOLE_LINES: usize = 60;
+/// After a signal was passed on, and for the power to go off.
+const GRACE: Duration = Duration::from_secs(10);
+/// How often signals are looked for.
+const TICK: Duration = Duration::from_millis(50);
+
+enum Event {
+    Ready,
+    Exit(i32),
+    HungUp,
+    /// Whoever read this process's output has gone.
+    Unread,
+}
+
+/// Boots, runs the request, and shuts down.
+pub fn run(
+    hardware: &Hardware<'_>,
+    request: &Request,
+    (input, output): (Input, Output),
+    limits: Limits,
+) -> Result<Ending> {
+    terminal::hold_signals();
+    let mut qemu = Qemu::start(hardware, request)?;
+    let console = Console::default();
+    let watchers = [
+        qemu.process
+            .stdout
+            .take()
+            .map(|stream| console.follow(stream)),
+        qemu.process
+            .stderr
+            .take()
+            .map(|stream| console.follow(stream)),
+    ];
+    let [control, stdin, stdout, stderr] = &qemu.ports;
+    let share = |stream: &UnixStream| stream.try_clone().context("cannot share a stream");
+    let (control, stdin) = (share(control)?, share(stdin)?);
+    let (sender, events) = channel();
+    let pumps = [
+        pump(share(stdout)?, output.stdout, sender.clone()),
+        pump(share(stderr)?, output.stderr, sender.clone()),
+    ];
+
+    listen(share(&control)?, sender);
+
+    let ending = {
+        let _raw = request
+            .terminal
+            .map(|_| terminal::Raw::enter())
+            .transpose()?;
+        supervise(&mut qemu, &events, control, (stdin, input), limits)
+    };
+    if let Ok(Ending::Exited(_)) = ending {
+        wait_for_power_off(&mut qemu);
+    }
+    drop(qemu);
+    for thread in pumps {
+        let _ = thread.join();
+    }
+    for thread in watchers.into_iter().flatten() {
+        let _ = thread.join();
+    }
+    Ok(match ending {
+        Ok(ending) => ending,
+        Err(cause) => Ending::Lost {
+            cause,
+            console: console.lines(),
+        },
+    })
+}
+
+/// Waits for the end; an error is why no exit code will come.
+fn supervise(
+    qemu: &mut Qemu,
+    events: &Receiver<Event>,
+    mut control: UnixStream,
+    (stdin, input): (UnixStream, Input),
+    limits: Limits,
+) -> Result<Ending, String> {
+    let start = Instant::now();
+    let mut stdin = Some(stdin);
+    let mut interrupted: Option<(i32, Instant)> = None;
+    let mut signals = Signals::default();
+    loop {
+        match events.recv_timeout(TICK) {
+            Ok(Event::Ready) => {
+                qemu.discard_files();
+                if let Some(stdin) = stdin.take() {
+                    feed(stdin, input);
+                }
+            }
+            Ok(Event::Unread) => {
+                tell(&mut control, &format!("signal {}", libc::SIGPIPE));
+            }
+            Ok(Event::Exit(code)) => return Ok(Ending::Exited(code)),
+            Ok(Event::HungUp) | Err(RecvTimeoutError::Disconnected) => {
+                return Err("the guest ended without an exit code".to_owned());
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let running = stdin.is_none();
+        if let Some(signal) = signals.take() {
+            if !running || interrupted.is_some() {
+                return Ok(Ending::Interrupted(signal));
+            }
+            interrupted = Some((signal, Instant::now()));
+            tell(&mut control, &format!("signal {signal}"));
+        }
+        if let Some((rows, columns)) = terminal::take_resize()
+            && running
+        {
+            tell(&mut control, &format!("size {rows} {columns}"));
+        }
+        if let Some((signal, since)) = interrupted
+            && since.elapsed() > GRACE
+        {
+            return Ok(Ending::Interrupted(signal));
+        }
+        if !running && start.elapsed() > limits.boot {
+            return Err(format!(
+                "the guest did not start within {} s",
+                limits.boot.as_secs()
+            ));
+        }
+        if let Some(total) = limits.total
+            && start.elapsed() > total
+        {
+            return Err(format!(
+                "the time limit of {} s has passed",
+                total.as_secs()
+            ));
+        }
+    }
+}
+
+/// A guest that cannot hear it any more is about to be seen to have ended.
+fn tell(control: &mut UnixStream, order: &str) {
+    let _ = writeln!(control, "{order}");
+}
+
+/// A guest that has reported its exit code switches itself off.
+fn wait_for_power_off(qemu: &mut Qemu) {
+    let deadline = Instant::now() + GRACE;
+    while Instant::now() < deadline {
+        match qemu.process.try_wait() {
+            Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+            _ => return,
+        }
+    }
+}
+
+/// The guest's messages, until its end.
+fn listen(control: UnixStream, events: Sender<Event>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(control).lines().map_while(Result::ok) {
+            let event = match line.split_once(' ') {
+                Some(("exit", code)) => code.parse().map(Event::Exit).ok(),
+                _ => (line == "ready").then_some(Event::Ready),
+            };
+            if let Some(event) = event
+                && events.send(event).is_err()
+            {
+                return;
+            }
+        }
+        let _ = events.send(Event::HungUp);
+    });
+}
+
+/// This process's standard input, to the guest. The thread may wait for input for ever: it ends
+/// with the process.
+fn feed(mut to: UnixStream, input: Input) {
+    std::thread::spawn(move || {
+        if input == Input::Ours {
+            let _ = io::copy(&mut io::stdin().lock(), &mut to);
+        }
+        // Half only: QEMU drops what it has not read yet when the whole goes.
+        let _ = to.shutdown(Shutdown::Write);
+    });
+}
+
+fn pump(
+    mut from: UnixStream,
+    mut to: impl Write + Send + 'static,
+    events: Sender<Event>,
+) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 64 * 1024];
+        let mut wanted = true;
+        while let Ok(size) = from.read(&mut buffer) {
+            if size == 0 {
+                return;
+            }
+            // Unread or not, the guest is heard to its end: it would wait otherwise.
+            if wanted
+                && to
+                    .write_all(&buffer[..size])
+                    .and_then(|()| to.flush())
+                    .is_err()
+            {
+                wanted = false;
+                let _ = events.send(Event::Unread);
+            }
+        }
+    })
+}
+
+/// The last lines of the guest's console, and of what QEMU itself says.
+#[derive(Clone, Default)]
+struct Console {
+    tail: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl Console {
+    fn follow(&self, stream: impl Read + Send + 'static) -> JoinHandle<()> {
+        let console = self.clone();
+        std::thread::spawn(move || {
+            let mut stream = BufReader::new(stream);
+            let mut line = Vec::new();
+            while stream
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|size| size > 0)
+            {
+                console.push(&String::from_utf8_lossy(&line));
+                line.clear();
+            }
+        })
+    }
+
+    fn push(&self, line: &str) {
+        let line: String = line
+            .trim_end()
+            .chars()
+            .filter(|c| !c.is_control())
+            .collect();
+        if line.is_empty() {
+            return;
+        }
+        let mut tail = self
+            .tail
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if tail.len() == CONSOLE_LINES {
+            tail.pop_front();
+        }
+        tail.push_back(line);
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let tail = self
+            .tail
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        tail.iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_console_keeps_its_last_lines() {
+        let console = Console::default();
+        let lines: Vec<_> = (0..100).map(|n| format!("line {n}\r\n\n")).collect();
+        let text = lines.concat();
+        console.follow(io::Cursor::new(text)).join().unwrap();
+        let lines = console.lines();
+        assert_eq!(lines.len(), CONSOLE_LINES);
+        assert_eq!(lines.last().unwrap(), "line 99");
+    }
+
+    #[test]
+    fn exit_codes_follow_the_shell() {
+        assert_eq!(Ending::Exited(7).exit_code(), 7);
+        assert_eq!(Ending::Interrupted(2).exit_code(), 130);
+        let lost = Ending::Lost {
+            cause: "x".into(),
+            console: vec![],
+        };
+        assert_eq!(lost.exit_code(), 1);
+    }
+}
