@@ -352,12 +352,12 @@ fn by_kprobes_copies_inside_the_kernel_are_measured_beside_derived_ones() {
     };
     let counters = on_way(AttachClass::Tracepoint);
     assert_eq!(counters.method(Method::Send).in_kernel.bytes, 0);
-    assert!(counters.lost_zero_copy_bytes.is_empty(), "{counters:?}");
+    assert!(counters.zero_copy_fallback_bytes.is_empty(), "{counters:?}");
     let counters = on_way(AttachClass::Kprobe);
     let send = counters.method(Method::Send);
     assert_eq!(send.payload_bytes, BYTES);
     assert_eq!(send.in_kernel.bytes, BYTES + again);
-    let lost = &counters.lost_zero_copy_bytes;
+    let lost = &counters.zero_copy_fallback_bytes;
     assert_eq!(lost.get(&Fallback::ZerocopyCopied), Some(&(BYTES + again)));
     // What a call returned does not tell that it went by reference.
     assert_eq!(send.from_user.bytes, BYTES);

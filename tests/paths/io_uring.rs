@@ -309,7 +309,7 @@ fn copied_on_delivery(case: &str, counters: &Counters, enters: u64, delivered: u
         ..payload(BYTES).zero_copy(BYTES).calls(enters)
     };
     check(case, counters, &[expected, mapped()]);
-    let lost = &counters.lost_zero_copy_bytes;
+    let lost = &counters.zero_copy_fallback_bytes;
     assert_eq!(
         lost.get(&Fallback::ZerocopyCopied),
         Some(&delivered),

@@ -269,7 +269,7 @@ pub fn send_chunks(stream: &TcpStream, data: &[u8], flags: i32) {
 }
 
 pub fn lost(measured: &Measured) -> Vec<(Fallback, u64)> {
-    let reasons: &BTreeMap<_, _> = &measured.counters.lost_zero_copy_bytes;
+    let reasons: &BTreeMap<_, _> = &measured.counters.zero_copy_fallback_bytes;
     reasons
         .iter()
         .map(|(reason, bytes)| (*reason, *bytes))
@@ -306,7 +306,7 @@ impl Bystander {
         self.child.go_on();
         self.child.wait_exited();
         check("the bystander", &counters, &[]);
-        assert!(counters.lost_zero_copy_bytes.is_empty());
+        assert!(counters.zero_copy_fallback_bytes.is_empty());
         assert!(
             counters.context_switches.involuntary > 0,
             "the bystander ran in between"
@@ -353,7 +353,7 @@ fn zerocopy_over_loopback_is_copied_for_the_sender_and_for_no_bystander() {
 }
 
 #[test]
-fn splices_and_copies_of_files_that_copy_are_lost_zero_copy() {
+fn splices_and_copies_of_files_that_copy_are_zero_copy_fallbacks() {
     let path = "/dev/shm/lost-source";
     fs::write(path, vec![1u8; CHUNK]).expect("write");
     let source = File::open(path).expect("open");

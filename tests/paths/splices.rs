@@ -89,7 +89,10 @@ fn read_all(from: RawFd, bytes: usize) {
 fn passed(case: &str, measured: &Measured, method: Method, times: u64) {
     let expected = Expect::of(method, times * BYTES).zero_copy(times * BYTES);
     check(case, &measured.counters, &[expected]);
-    assert!(measured.counters.lost_zero_copy_bytes.is_empty(), "{case}");
+    assert!(
+        measured.counters.zero_copy_fallback_bytes.is_empty(),
+        "{case}"
+    );
 }
 
 /// The one who takes the bytes out in the end copies them.
@@ -200,7 +203,7 @@ fn what_was_written_to_unix_is_spliced_to_a_pipe_by_page_but_for_heads() {
             &measured.counters,
             &[expected],
         );
-        let in_vain = &measured.counters.lost_zero_copy_bytes;
+        let in_vain = &measured.counters.zero_copy_fallback_bytes;
         assert_eq!(
             in_vain.get(&Fallback::SpliceCopied),
             Some(&copied),
@@ -260,7 +263,7 @@ fn sendfile_to_a_pipe_passes_pages_or_copies_them() {
         if sendfile_copies_to_a_pipe() {
             let copied = Expect::of(Method::Sendfile, BYTES).copied(InKernel);
             check("sendfile to pipe", &measured.counters, &[copied]);
-            let lost = &measured.counters.lost_zero_copy_bytes;
+            let lost = &measured.counters.zero_copy_fallback_bytes;
             assert_eq!(lost.get(&Fallback::SpliceCopied), Some(&BYTES));
         } else {
             passed("sendfile to pipe", &measured, Method::Sendfile, 1);

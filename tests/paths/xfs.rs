@@ -141,7 +141,7 @@ fn copy_file_range_shares_whole_blocks() {
     let measured = measure(|| repeat("share", PAYLOAD, CHUNK, |n| copy_range(from, to, n)));
     let shared = Expect::of(Method::CopyFileRange, BYTES).zero_copy(BYTES);
     check("reflink", &measured.counters, &[shared.calls(16)]);
-    assert_eq!(measured.counters.lost_zero_copy_bytes.len(), 0);
+    assert_eq!(measured.counters.zero_copy_fallback_bytes.len(), 0);
     assert_intact(&out, PAYLOAD);
     path("copy_file_range xfs, reflink");
 }
@@ -155,7 +155,7 @@ fn copy_file_range_copies_what_is_no_whole_block() {
     let bytes = 3 * PART as u64;
     let copied = Expect::of(Method::CopyFileRange, bytes).copied(InKernel);
     check("parts of blocks", &measured.counters, &[copied.calls(3)]);
-    let lost = &measured.counters.lost_zero_copy_bytes;
+    let lost = &measured.counters.zero_copy_fallback_bytes;
     assert_eq!(lost.get(&Fallback::CopyFileRangeCopied), Some(&bytes));
     assert_intact(&out, PART * 3);
     path("copy_file_range xfs, parts of blocks");

@@ -141,13 +141,17 @@ pub(super) const FAMILIES: &[Family] = &[
         },
     },
     Family {
-        name: "zc_lost_zero_copy_bytes_total",
+        name: "zc_zero_copy_fallback_bytes_total",
         help: "Bytes copied although a program asked to pass them by reference.",
         labels: &["reason"],
         of_copies: true,
         samples: |counters| {
             let sample = |(reason, bytes): (&Fallback, &u64)| (vec![reason.name()], *bytes);
-            counters.lost_zero_copy_bytes.iter().map(sample).collect()
+            counters
+                .zero_copy_fallback_bytes
+                .iter()
+                .map(sample)
+                .collect()
         },
     },
 ];

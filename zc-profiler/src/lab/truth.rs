@@ -166,14 +166,18 @@ impl Moved {
         let pages = payload.next_multiple_of(PAGE);
         let (dma, pio) = (measured.dma_bytes, measured.pio_bytes);
         let sent = self.sent * payload;
-        let lost: u64 = measured.lost_zero_copy_bytes.values().sum();
+        let lost: u64 = measured.zero_copy_fallback_bytes.values().sum();
         [
             ("pio_bytes.in", self.pio_in * pages, pio.into),
             ("dma_bytes.block.in", self.dma_in * pages, dma.block.into),
             ("dma_bytes.block.out", self.dma_out * pages, dma.block.out),
             // How many headers there are is TCP's choice.
             ("dma_bytes.net.out", sent, dma.net.out.min(sent)),
-            ("lost_zero_copy_bytes", self.lost * (payload + resent), lost),
+            (
+                "zero_copy_fallback_bytes",
+                self.lost * (payload + resent),
+                lost,
+            ),
         ]
         .map(|(field, expected, got)| Difference {
             method: None,

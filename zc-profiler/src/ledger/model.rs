@@ -100,7 +100,7 @@ pub struct Counters {
     pub pio_bytes: Flows,
     /// Bytes copied although a program asked to pass them by reference, for the reasons there were.
     #[serde(serialize_with = "by_reason")]
-    pub lost_zero_copy_bytes: BTreeMap<Fallback, u64>,
+    pub zero_copy_fallback_bytes: BTreeMap<Fallback, u64>,
 }
 
 /// One process and its counters.
@@ -326,7 +326,7 @@ impl From<&ProcessCounters> for Counters {
                 net: Flows::from(counters.dma_bytes[1]),
             },
             pio_bytes: Flows::from(counters.pio_bytes),
-            lost_zero_copy_bytes: Fallback::ALL
+            zero_copy_fallback_bytes: Fallback::ALL
                 .into_iter()
                 .zip(counters.fallback_bytes)
                 .filter(|(_, bytes)| *bytes > 0)
@@ -367,7 +367,7 @@ zip! {
     DmaBytes {} { block, net };
     Counters {} {
         methods, mode_switches, context_switches, page_faults,
-        dma_bytes, pio_bytes, lost_zero_copy_bytes
+        dma_bytes, pio_bytes, zero_copy_fallback_bytes
     };
 }
 
@@ -506,7 +506,7 @@ mod tests {
                 "page_faults": {"minor": 3, "major": 4},
                 "dma_bytes": {"block": {"in": 7, "out": 8}, "net": {"in": 9, "out": 10}},
                 "pio_bytes": {"in": 11, "out": 12},
-                "lost_zero_copy_bytes": {"sg_off": 13},
+                "zero_copy_fallback_bytes": {"sg_off": 13},
             })
         );
     }

@@ -170,7 +170,7 @@ fn copied_later(case: &Case) -> Option<String> {
     let lost = case
         .run
         .measured
-        .lost_zero_copy_bytes
+        .zero_copy_fallback_bytes
         .get(&Fallback::SgOff)?;
     Some(format!(
         "{} bytes passed by reference were copied all the same, after the call: the NIC cannot gather",

@@ -129,7 +129,7 @@ mod tests {
             run.measured.dma_bytes.block.out = moved.dma_out * PAYLOAD;
             run.measured.dma_bytes.net.out = moved.sent * PAYLOAD;
             if moved.lost > 0 {
-                let lost = &mut run.measured.lost_zero_copy_bytes;
+                let lost = &mut run.measured.zero_copy_fallback_bytes;
                 lost.insert(Fallback::SgOff, moved.lost * PAYLOAD);
             }
         }
