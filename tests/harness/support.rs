@@ -43,6 +43,15 @@ pub fn snapshot() -> Snapshot {
         .unwrap_or_else(|error| panic!("reading the ledger: {error}"))
 }
 
+/// Kernels that preempt inside programs may skip some of their runs, but each missing event must be among the
+/// skipped runs that the profiler reports. Where none is reported, none may be missing.
+pub fn assert_reported(missing: u64, skipped: u64) {
+    assert!(
+        missing <= skipped,
+        "{missing} events are missing, {skipped} skipped runs are reported"
+    );
+}
+
 /// Says, at the end of a test that has compared it to the byte, that this path of the bytes is
 /// counted on this kernel: `cargo xtask test` makes its matrix from these.
 pub fn path(name: &str) {

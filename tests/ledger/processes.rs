@@ -19,7 +19,10 @@ use zc_profiler::{
 
 use crate::harness::{
     expect::{Expect, check},
-    support::{Child, measure, ok, profiler, shared, snapshot, wait, without_copy_on_write},
+    support::{
+        Child, assert_reported, measure, ok, profiler, shared, snapshot, wait,
+        without_copy_on_write,
+    },
 };
 
 fn read_chunks(path: &str, chunk: usize, times: usize) {
@@ -143,18 +146,12 @@ fn preempt(profiler: &Profiler) {
         );
         missing += (reads - found.0) + (reads - read.to_user.copies);
     }
-    // Kernels that preempt inside programs may skip some, but never in silence.
-    let skipped = after.skipped - before;
-    println!("missing {missing}, skipped {skipped}");
     // A call derived is one event for two numbers.
     let events = match profiler.evidence() {
         Evidence::Measured => missing,
         Evidence::Derived => missing.div_ceil(2),
     };
-    assert!(
-        events <= skipped,
-        "{events} events lost, of which {skipped} are reported"
-    );
+    assert_reported(events, after.skipped - before);
     fs::remove_file(path).expect("unlink");
 }
 
