@@ -1,4 +1,4 @@
-//! Bytes that tell their own position, so that a lost, with_standby or displaced byte is found.
+//! Bytes that tell their own position, so that a lost, repeated or displaced byte is found.
 
 use std::io::{ErrorKind, Read, Write};
 
