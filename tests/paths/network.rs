@@ -381,7 +381,7 @@ fn splices_and_copies_of_files_that_copy_are_zero_copy_fallbacks() {
             (Fallback::CopyFileRangeCopied, bytes)
         ]
     );
-    crate::harness::support::path("lost zero-copy, sendfile and copy_file_range to file");
+    crate::harness::support::path("zero-copy fallback, sendfile and copy_file_range");
 }
 
 /// Two network namespaces joined by a cable, taken away on drop.
