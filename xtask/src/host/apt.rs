@@ -49,7 +49,9 @@ pub fn install(packages: &[&str]) -> Result<()> {
              with this system's package manager"
         );
     }
-    consent::obtain(&format!("apt-get, as root, installs {names}"))?;
+    consent::obtain(&format!(
+        "apt-get, as root, refreshes its package lists and installs {names}"
+    ))?;
     let refreshed = update();
     eprintln!("setup: installing {names} (apt-get)…");
     as_root()

@@ -1,26 +1,30 @@
 //! Whether packages may be installed on this machine.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 
 /// The flag that says yes beforehand, as people type it.
 pub const FLAG: &str = "--yes";
 
-static YES: OnceLock<bool> = OnceLock::new();
+/// Whether the flag was given, or a question answered with yes.
+static AGREED: AtomicBool = AtomicBool::new(false);
 
 /// Keeps whether the flag was given.
 pub fn set(yes: bool) {
-    let _ = YES.set(yes);
+    AGREED.store(yes, Ordering::Relaxed);
 }
 
-/// Says what is going to be done as root, and asks a person at a terminal who has not said yes beforehand.
+/// Says what is going to be done as root, and asks a person at a terminal who has not agreed yet.
 pub fn obtain(what: &str) -> Result<()> {
     eprintln!("setup: {what}");
-    let yes = YES.get().copied().unwrap_or_default();
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
-    if is_given(yes, ci, io::stdin().is_terminal()) {
+    if is_given(
+        AGREED.load(Ordering::Relaxed),
+        ci,
+        io::stdin().is_terminal(),
+    ) {
         return Ok(());
     }
     eprint!("setup: go on? [y/N] ");
@@ -34,6 +38,7 @@ pub fn obtain(what: &str) -> Result<()> {
     if !is_yes(&answer) {
         bail!("not agreed to; `{FLAG}` agrees beforehand");
     }
+    set(true);
     Ok(())
 }
 
