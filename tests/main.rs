@@ -1,43 +1,8 @@
 //! End-to-end tests: they run as root inside a lab kernel (`cargo xtask test`), against real
 //! workloads whose payload they know, and compare to the byte.
 
-mod command_line;
-mod complexity;
-mod conservation;
-mod container;
-mod copies;
-mod crowds;
-mod dma;
-mod doctor;
-mod expect;
-mod filters;
-mod hardware;
-mod io_uring;
-mod iterators;
-mod lab_tables;
-mod memory;
-mod mid_copy;
-mod monitoring;
-mod network;
-mod nginx;
-mod package;
-mod pending;
-mod picture;
-mod postgres;
-mod privileges;
-mod processes;
-mod proof;
-mod redis;
-mod refusals;
-mod ring;
-mod serve;
+mod agent;
+mod harness;
+mod ledger;
+mod paths;
 mod services;
-mod splices;
-mod stopping;
-mod stress;
-mod support;
-mod switches;
-mod veth;
-mod ways;
-mod wrk;
-mod xfs;

@@ -12,7 +12,7 @@ use aya_obj::{
     btf::BtfKind,
     generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_type},
 };
-use zc_profiler::probes::hooks::Attach;
+use zc_profiler::probes::hooks::AttachMode;
 
 /// One instruction of 8 bytes.
 pub type Word = u64;
@@ -101,29 +101,29 @@ fn length<T>(slice: &[T]) -> u32 {
 /// A kernel function, or tracepoint, and how a program attaches to it.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
-    pub attach: Attach,
+    pub attach: AttachMode,
     pub target: &'a str,
 }
 
 /// Attaches a program; dropping the result detaches it.
 pub fn attach(btf: &Btf, place: Place<'_>, program: &[Word]) -> Result<(OwnedFd, OwnedFd)> {
     let (kind, expected, name) = match place.attach {
-        Attach::Fentry => (
+        AttachMode::Fentry => (
             BtfKind::Func,
             bpf_attach_type::BPF_TRACE_FENTRY,
             place.target.to_owned(),
         ),
-        Attach::Fexit => (
+        AttachMode::Fexit => (
             BtfKind::Func,
             bpf_attach_type::BPF_TRACE_FEXIT,
             place.target.to_owned(),
         ),
-        Attach::Tracepoint => (
+        AttachMode::Tracepoint => (
             BtfKind::Typedef,
             bpf_attach_type::BPF_TRACE_RAW_TP,
             format!("btf_trace_{}", place.target),
         ),
-        Attach::Kprobe => bail!("{}: kprobes are not measured", place.target),
+        AttachMode::Kprobe => bail!("{}: kprobes are not measured", place.target),
     };
     let id = btf.id_by_type_name_kind(&name, kind)?;
     let mut log = vec![0u8; 64 << 10];

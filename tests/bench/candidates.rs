@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use aya::Btf;
 use aya_obj::generated::bpf_map_type;
 use serde_json::json;
-use zc_profiler::probes::hooks::Attach;
+use zc_profiler::probes::hooks::AttachMode;
 
 use crate::{
     bpf::{
@@ -30,7 +30,7 @@ const TASK_STORAGE_GET: i32 = 156;
 const CURRENT_TASK_BTF: i32 = 158;
 
 const PLACE: Place<'static> = Place {
-    attach: Attach::Fexit,
+    attach: AttachMode::Fexit,
     target: "shmem_file_read_iter",
 };
 const WORK: &str = "read 1 B";

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use zc_profiler::{Options, Profiler, Scope, probes::Way};
+use zc_profiler::{Options, Profiler, Scope, probes::AttachClass};
 
 use crate::{guest::say, variants, work::WORKLOADS};
 
@@ -31,11 +31,11 @@ pub fn run() -> Result<()> {
 
 fn visit(variant: &str, state: &State) -> Result<()> {
     let options = Options {
-        way: Way::Tracepoint,
+        best: AttachClass::Tracepoint,
         ..Options::default()
     };
     let _empty = match state {
-        State::Empty => Some(variants::empty_programs(Way::Tracepoint)?),
+        State::Empty => Some(variants::empty_programs(AttachClass::Tracepoint)?),
         _ => None,
     };
     let _profiler = match state {

@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 use zc_profiler::{
     Options, Profiler, Scope,
     probes::{
-        Status, Way,
-        hooks::{Attach, HOOKS, SYSCALLS},
+        AttachClass, Status,
+        hooks::{AttachMode, HOOKS, SYSCALLS},
     },
 };
 
@@ -158,12 +158,12 @@ pub fn hold(name: &str) -> Result<()> {
         Profiler::attach(Scope::System, options).with_context(|| format!("attaching {name}"))
     };
     if name == "empty programs" {
-        let empty = empty_programs(Way::Fentry)?;
+        let empty = empty_programs(AttachClass::Fentry)?;
         return wait_for_end(empty);
     }
     let options = if name == "tracepoints only" {
         Options {
-            way: Way::Tracepoint,
+            best: AttachClass::Tracepoint,
             ..Options::default()
         }
     } else {
@@ -184,9 +184,9 @@ fn wait_for_end<T>(held: T) -> Result<()> {
 }
 
 /// An empty program wherever the profiler has one on this kernel.
-pub fn empty_programs(way: Way) -> Result<impl Sized> {
+pub fn empty_programs(best: AttachClass) -> Result<impl Sized> {
     let options = Options {
-        way,
+        best,
         ..Options::default()
     };
     let profiler = Profiler::attach(Scope::System, options)?;
@@ -194,8 +194,8 @@ pub fn empty_programs(way: Way) -> Result<impl Sized> {
     let places: Vec<_> = profiler
         .statuses()
         .iter()
-        .filter_map(Status::form)
-        .filter(|form| form.attach != Attach::Kprobe)
+        .filter_map(Status::variant)
+        .filter(|form| form.attach != AttachMode::Kprobe)
         .map(|form| bpf::Place {
             attach: form.attach,
             target: form.target,

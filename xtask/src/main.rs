@@ -1,4 +1,4 @@
-//! Builds zc-profiler's lab and runs things in it: `cargo xtask --help` tells what.
+//! Sets up zc-profiler's lab and runs commands in it. `cargo xtask --help` lists the subcommands.
 
 mod bench;
 mod cmd;
@@ -30,14 +30,14 @@ struct Command {
 
 #[derive(clap::Subcommand)]
 enum Task {
-    /// Brings in what building and testing need and this machine lacks
+    /// Installs and builds what the lab needs and this machine lacks
     Setup(setup::KernelChoices),
     Bench(cmd::bench::Arguments),
     Run(cmd::run::Arguments),
     Test(cmd::test::Arguments),
     Vm(cmd::vm::Arguments),
     Dist(cmd::dist::Arguments),
-    /// Inside the lab machine: its first process
+    /// The first process of the lab machine
     #[command(hide = true)]
     Guest,
 }
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     let command = Command::parse();
     consent::set(command.yes);
     match perform(command.task) {
-        // What a process can report of its end.
+        // An exit code has eight bits.
         Ok(code) => ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)),
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -1,5 +1,5 @@
-//! The table at the end of the tests: which path of the bytes is counted how, on which kernel. The
-//! tests write a line for each path that they have proven (`support::path`); this reads them.
+//! The table that ends `cargo xtask test`: how exactly each path of the bytes is counted on each kernel. The tests
+//! write a line for each path that they have proven, and this module reads these lines.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,19 +9,19 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-/// Names the file that the tests of one kernel add lines to.
+/// The environment variable that names the file to which the tests of one kernel add lines.
 pub const VARIABLE: &str = "ZC_PATHS";
 
 const TITLE: &str = "path by kernel";
 
-/// How well a path's bytes are known.
+/// How exactly the bytes of a path are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Word {
-    /// To the byte, counted at the copy.
+    /// Counted at the copy, to the byte.
     Exact,
-    /// Inferred from what system calls returned.
+    /// Inferred from the results of system calls.
     Derived,
-    /// No test of it passed there.
+    /// No test of the path has passed on this kernel.
     Absent,
 }
 
@@ -41,10 +41,10 @@ impl Word {
     }
 }
 
-/// One kernel's column.
+/// The paths of one kernel.
 pub type Column = BTreeMap<String, Word>;
 
-/// What the tests of one kernel have written; nothing if they did not come to it.
+/// Reads the lines that the tests of one kernel have written. Without the file, no path is proven.
 pub fn read(file: &Path) -> Result<Column> {
     match fs::read_to_string(file) {
         Ok(text) => parse(&text),
@@ -61,22 +61,22 @@ pub fn merge(into: &mut Column, other: Column) {
     }
 }
 
-/// Lines of a path's name and, as the last word, how its bytes are known. Of two lines on one path
-/// the weaker holds.
+/// Parses lines of a path's name and a word as the last part. If two lines name the same path, the weaker word
+/// counts.
 fn parse(text: &str) -> Result<Column> {
     let mut column = Column::new();
     for line in text.lines() {
         let parts = line.rsplit_once(' ');
         let Some((path, word)) = parts.and_then(|(path, name)| Some((path, Word::named(name)?)))
         else {
-            bail!("a test wrote `{line}`, which is no path and word");
+            bail!("a test wrote `{line}`, which is not a path and a word");
         };
         merge(&mut column, Column::from([(path.to_owned(), word)]));
     }
     Ok(column)
 }
 
-/// Paths down, kernels across.
+/// A table with a row for each path and a column for each kernel.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Matrix(pub Vec<(String, Column)>);
 
@@ -85,8 +85,8 @@ impl Matrix {
         self.0.iter().all(|(_, column)| column.is_empty())
     }
 
-    /// The one that a document shows, as [`Display`](fmt::Display) writes it, up to the next line of
-    /// another kind.
+    /// The table in a document, in the format that [`Display`](fmt::Display) writes. The first line of another
+    /// format ends the table.
     pub fn documented(text: &str) -> Result<Self> {
         let cells = |line: &'_ str| -> Vec<String> {
             let cells = line.split("  ").map(str::trim);
@@ -95,7 +95,7 @@ impl Matrix {
         };
         let mut lines = text.lines().skip_while(|line| !line.starts_with(TITLE));
         let Some(head) = lines.next() else {
-            bail!("there is no `{TITLE}` in it");
+            bail!("the document holds no line `{TITLE}`");
         };
         let mut columns: Vec<_> = cells(head)
             .into_iter()
@@ -116,7 +116,7 @@ impl Matrix {
         Ok(Self(columns))
     }
 
-    /// A line for each path of which this one, for the kernels that it has, says another word.
+    /// A line for each path of this table's kernels for which the two tables differ.
     pub fn differences(&self, documented: &Self) -> Vec<String> {
         let mut lines = Vec::new();
         let nothing = Column::new();

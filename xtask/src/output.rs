@@ -1,9 +1,8 @@
-//! Where a machine's output goes: to this process's streams, or there with a name before each line,
-//! where two machines run at the same time.
+//! The destination of a lab machine's output. If several machines run at the same time, a name stands before each
+//! line.
 
 use std::io::{self, Write};
 
-/// What the command writes to.
 pub struct Output {
     pub stdout: Box<dyn Write + Send>,
     pub stderr: Box<dyn Write + Send>,
@@ -18,7 +17,7 @@ impl Output {
         }
     }
 
-    /// The same with `name` before each line, and whole lines only.
+    /// This process's own streams, with `name` before each line. Only whole lines are written.
     pub fn named(name: &str) -> Self {
         Self {
             stdout: Box::new(Named::new(name, io::stdout())),
@@ -27,6 +26,7 @@ impl Output {
     }
 }
 
+/// Writes whole lines to `to`, each after the name.
 struct Named<W: Write> {
     name: String,
     line: Vec<u8>,
@@ -46,7 +46,7 @@ impl<W: Write> Named<W> {
         let mut whole = self.name.clone().into_bytes();
         whole.append(&mut self.line);
         whole.push(b'\n');
-        // In one call, so that no other machine's line comes between.
+        // In one call, so that lines of several machines do not mix.
         self.to.write_all(&whole)
     }
 }

@@ -1,4 +1,4 @@
-//! The files for containers and Kubernetes hold together, and say what Kubernetes knows.
+//! Checks the files for containers and Kubernetes: they agree with each other, and Kubernetes knows every field.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -19,7 +19,7 @@ fn written() -> Value {
     serde_yaml_ng::from_str(&text("kubernetes/daemonset.yaml")).expect("YAML")
 }
 
-/// As Kubernetes reads it; an error names a field that it does not know.
+/// The file as Kubernetes parses it. The error names a field that Kubernetes does not know.
 fn typed(written: &Value) -> Result<DaemonSet, String> {
     let typed: DaemonSet =
         serde_json::from_value(written.clone()).map_err(|error| error.to_string())?;
@@ -30,7 +30,7 @@ fn typed(written: &Value) -> Result<DaemonSet, String> {
     }
 }
 
-/// The path of the first thing that is not the same.
+/// The path of the first value that differs.
 fn difference(written: &Value, known: &Value, path: String) -> Option<String> {
     match (written, known) {
         (Value::Object(written), Value::Object(known)) => {
@@ -106,7 +106,7 @@ fn the_parts_of_the_daemon_set_fit_together() {
         .flatten()
         .zip(pod.volumes.iter().flatten())
     {
-        // It looks for what is the machine's at the place that it has there.
+        // The profiler expects the host's files at the same paths as on the host.
         if let Some(host) = &volume.host_path {
             assert_eq!(
                 (&host.path, mount.read_only),
@@ -137,7 +137,7 @@ fn the_parts_of_the_daemon_set_fit_together() {
     );
 }
 
-/// What follows each `before`, up to the next space.
+/// The words that follow each `before`.
 fn words(text: &str, before: &str) -> BTreeSet<String> {
     let parts = text.split(before).skip(1);
     let words = parts.filter_map(|part| part.split_whitespace().next());

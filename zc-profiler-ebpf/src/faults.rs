@@ -1,6 +1,6 @@
 //! Page faults.
 
-use crate::{call::program, pending};
+use crate::ledger::{buffer, call::program};
 
 const FAULT_FLAG_TRIED: u32 = 0x20;
 const FAULT_FLAG_USER: u32 = 0x40;
@@ -23,6 +23,6 @@ program! {
 fn fault(flags: u32, result: u32) {
     if result & (VM_FAULT_ERROR | VM_FAULT_RETRY) == 0 {
         let major = result & VM_FAULT_MAJOR != 0 || flags & FAULT_FLAG_TRIED != 0;
-        pending::add_fault(major, flags & FAULT_FLAG_USER != 0);
+        buffer::add_fault(major, flags & FAULT_FLAG_USER != 0);
     }
 }

@@ -10,47 +10,23 @@
 )]
 
 #[cfg(target_arch = "bpf")]
-mod block;
-#[cfg(target_arch = "bpf")]
-mod call;
-#[cfg(target_arch = "bpf")]
 mod copies;
 #[cfg(target_arch = "bpf")]
-mod copy_on_write;
+mod cross_check;
 #[cfg(target_arch = "bpf")]
-mod datagrams;
-#[cfg(target_arch = "bpf")]
-mod direct_io;
+mod devices;
 #[cfg(target_arch = "bpf")]
 mod faults;
 #[cfg(target_arch = "bpf")]
-mod fields;
-#[cfg(target_arch = "bpf")]
-mod filter;
-#[cfg(target_arch = "bpf")]
-mod io_uring;
-#[cfg(target_arch = "bpf")]
 mod kernel;
 #[cfg(target_arch = "bpf")]
-mod net;
-#[cfg(target_arch = "bpf")]
-mod noted;
-#[cfg(target_arch = "bpf")]
-mod pending;
-#[cfg(target_arch = "bpf")]
-mod pio;
-#[cfg(target_arch = "bpf")]
-mod process;
+mod ledger;
 #[cfg(target_arch = "bpf")]
 mod sched;
 #[cfg(target_arch = "bpf")]
 mod sockets;
 #[cfg(target_arch = "bpf")]
 mod syscalls;
-#[cfg(target_arch = "bpf")]
-mod witness;
-#[cfg(target_arch = "bpf")]
-mod writeback;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

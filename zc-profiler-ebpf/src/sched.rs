@@ -2,15 +2,16 @@
 
 use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::debug;
-use zc_profiler_ebpf::{EVERYBODY, Running, Touched};
+use zc_profiler_ebpf::{ALL_PROCESSES, Running, Touched};
 
 use crate::{
-    call::{self, take_number, tracepoint_program},
-    fields::layout,
-    filter,
-    kernel::Task,
-    noted, pending,
-    process::{self, add},
+    kernel::{Task, fields::layout},
+    ledger::{
+        buffer,
+        call::{self, take_number, tracepoint_program},
+        entry::{self, add},
+        filter, last_owner,
+    },
 };
 
 /// `task_struct.state` of a task that switches away for the last time.
@@ -39,25 +40,25 @@ pub fn sched_switch_without_state(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn switch(ctx: &BtfTracePointContext, state: u32) {
-    let Some(running) = pending::running() else {
+    let Some(running) = buffer::running() else {
         return;
     };
     let preempted = ctx.arg::<u64>(0) & 0xff != 0;
     let previous = Task::from_argument(ctx.arg(1));
     let next = Task::from_argument(ctx.arg(2));
-    noted::forget(running);
+    last_owner::forget(running);
     // SAFETY: this CPU's value, and interrupts are off.
-    let Running { call, pending, .. } = unsafe { &mut *running };
-    let touched = pending.touched;
+    let Running { call, buffer, .. } = unsafe { &mut *running };
+    let touched = buffer.touched;
     let is_touched = touched != Touched::default();
     let is_process = !previous.is_kernel_thread();
     if is_touched || is_process {
-        let entry = process::of(previous);
+        let entry = entry::of(previous);
         if is_touched {
             if preempted && layout!(preemptible) != 0 {
                 call.touched = touched;
             }
-            pending::give(running, touched, entry);
+            buffer::flush(running, touched, entry);
         }
         if let Some(entry) = entry.filter(|_| is_process) {
             let counters = entry.counters();
@@ -76,16 +77,16 @@ fn switch(ctx: &BtfTracePointContext, state: u32) {
     let [first, second] = &mut call.touched;
     let touched = [take_number(first), take_number(second)];
     // SAFETY: a reference is valid; volatile keeps it behind what is above.
-    unsafe { (&raw mut pending.touched).write_volatile(touched) }
-    if !is_process || !process::enabled() {
+    unsafe { (&raw mut buffer.touched).write_volatile(touched) }
+    if !is_process || !entry::enabled() {
         return;
     }
     // Whom a filter does not count any more goes too.
     if state & TASK_DEAD != 0 && previous.group_is_dead() {
-        match process::existing(previous) {
+        match entry::existing(previous) {
             Some(entry) => entry.set_exited(),
             // Switches of its other threads, on their last steps, are nobody's then.
-            None => process::forget_without_room(previous),
+            None => entry::forget_overflow(previous),
         }
     }
 }
@@ -99,15 +100,15 @@ tracepoint_program! {
     sched_process_fork, "sched_process_fork", |ctx| {
         let parent = Task::from_argument(ctx.arg(0));
         let child = Task::from_argument(ctx.arg(1));
-        if process::live() != EVERYBODY {
-            let inherited = process::tickets(parent);
-            let of_cgroup = filter::tickets_of_cgroup(child);
-            let tickets = inherited | of_cgroup;
-            if tickets & process::live() != 0 {
+        if entry::live() != ALL_PROCESSES {
+            let inherited = entry::filter_bits(parent);
+            let of_cgroup = filter::filter_bits_of_cgroup(child);
+            let filter_bits = inherited | of_cgroup;
+            if filter_bits & entry::live() != 0 {
                 let key = child.process();
-                if let Some(entry) = process::create_wanted(&key, child, tickets) {
-                    entry.add_tickets(inherited);
-                    entry.add_cgroup_tickets(of_cgroup);
+                if let Some(entry) = entry::create_wanted(&key, child, filter_bits) {
+                    entry.add_filter_bits(inherited);
+                    entry.add_cgroup_filter_bits(of_cgroup);
                 }
                 debug!(&ctx, "following {} from {}", key.pid, ctx.tgid());
             }
@@ -124,12 +125,12 @@ tracepoint_program! {
         let task = Task::from_argument(ctx.arg(0));
         if task.is(task.leader()) {
             let comm: *const u8 = ctx.arg(1);
-            let tickets = filter::tickets_of_comm(comm);
-            if tickets != 0 {
-                pending::begin_to_count();
+            let filter_bits = filter::filter_bits_of_comm(comm);
+            if filter_bits != 0 {
+                buffer::begin_to_count();
             }
-            if let Some(entry) = process::existing_or_wanted(task, tickets) {
-                entry.add_tickets(tickets);
+            if let Some(entry) = entry::existing_or_wanted(task, filter_bits) {
+                entry.add_filter_bits(filter_bits);
                 entry.set_comm(comm);
             }
         }
@@ -146,13 +147,13 @@ tracepoint_program! {
     cgroup_attach_task, "cgroup_attach_task", |ctx| {
         // By now it is there, in whatever hierarchy this is.
         let task = Task::from_argument(ctx.arg(2));
-        let tickets = filter::tickets_of_cgroup(task);
+        let filter_bits = filter::filter_bits_of_cgroup(task);
         // Of one that runs on another CPU, what it has done since it came there is counted.
-        if tickets != 0 && task.is(Task::current()) {
-            pending::begin_to_count();
+        if filter_bits != 0 && task.is(Task::current()) {
+            buffer::begin_to_count();
         }
-        if let Some(entry) = process::existing_or_wanted(task, tickets) {
-            entry.add_cgroup_tickets(tickets);
+        if let Some(entry) = entry::existing_or_wanted(task, filter_bits) {
+            entry.add_cgroup_filter_bits(filter_bits);
             entry.set_cgroup(task.leader());
         }
     }

@@ -8,15 +8,21 @@ use aya_ebpf::{
     maps::{HashMap, PerCpuArray},
     programs::ProbeContext,
 };
-use zc_profiler_ebpf::{ABSENT, Direction, Dropped, Lost, Method, Owner, ProcessKey, Use};
+use zc_profiler_ebpf::{ABSENT, Direction, Dropped, Fallback, Method, Owner, ProcessKey, Use};
 
 use crate::{
-    call::{entry_program, program, program_anywhere},
     copies,
-    fields::{Structure, Typed, Untyped, address, at, field, layout, probe},
-    kernel::{self, Task, in_interrupt},
-    noted, pending,
-    process::{self, Entry},
+    kernel::{
+        self, Task,
+        fields::{Structure, Typed, Untyped, address, at, field, layout, probe},
+        in_interrupt,
+    },
+    ledger::{
+        buffer,
+        call::{entry_program, program, program_anywhere},
+        entry::{self, Entry},
+        last_owner,
+    },
 };
 
 /// By the address of the `struct sock`, which is only ever compared.
@@ -42,11 +48,11 @@ fn remember(socket: u64, used: Use) {
     let Some(method) = task.method() else {
         return;
     };
-    let Some(running) = pending::running() else {
+    let Some(running) = buffer::running() else {
         return;
     };
-    let now = noted::now(used, socket, [method.into(), 0]);
-    if noted::is_known(running, used, &now) || !process::enabled() {
+    let now = last_owner::now(used, socket, [method.into(), 0]);
+    if last_owner::is_known(running, used, &now) || !entry::enabled() {
         return;
     }
     let method = u32::from(method);
@@ -58,9 +64,9 @@ fn remember(socket: u64, used: Use) {
             let this = u64::from(key.pid) | u64::from(key.start) << 32;
             if process.read_volatile() != this {
                 // What interrupts do for it may come before its own first delivery.
-                let _ = process::of(task);
+                let _ = entry::of(task);
                 process.write_volatile(this);
-                noted::changed(used);
+                last_owner::changed(used);
             }
             let last = match used {
                 Use::Send => &raw mut (*owner).sent,
@@ -68,15 +74,15 @@ fn remember(socket: u64, used: Use) {
             };
             if last.read_volatile() != method {
                 last.write_volatile(method);
-                noted::changed(used);
+                last_owner::changed(used);
             }
         }
-        noted::keep(running, used, now);
+        last_owner::keep(running, used, now);
         return;
     }
     // What interrupts do for it may come before its own first delivery. Under a filter the sockets of
     // other processes would only take room.
-    if process::of(task).is_none() {
+    if entry::of(task).is_none() {
         return;
     }
     let other = Method::Other as u32;
@@ -95,9 +101,9 @@ fn remember(socket: u64, used: Use) {
         },
     };
     if SOCKETS.insert(&socket, &owner, 0).is_err() {
-        process::dropped(Dropped::SocketMapFull, 1);
+        entry::dropped(Dropped::SocketMapFull, 1);
     }
-    noted::changed(used);
+    last_owner::changed(used);
 }
 
 macro_rules! uses {
@@ -135,7 +141,7 @@ program_anywhere! { fentry FEntryContext,
     /// charged to the old one's process until it is used.
     owner_gone, "inet_sock_destruct", |ctx| {
         let _ = SOCKETS.remove(ctx.arg::<u64>(0));
-        noted::changed(Use::Send);
+        last_owner::changed(Use::Send);
     }
 }
 
@@ -144,7 +150,7 @@ program_anywhere! { fentry FEntryContext,
 pub fn owner_gone_kprobe(ctx: ProbeContext) -> u32 {
     if let Some(socket) = ctx.arg::<u64>(0) {
         let _ = SOCKETS.remove(socket);
-        noted::changed(Use::Send);
+        last_owner::changed(Use::Send);
     }
     0
 }
@@ -158,7 +164,7 @@ fn owner(socket: u64) -> Option<(Entry, Owner)> {
     let owner = SOCKETS.get_ptr(&socket)?;
     // SAFETY: a live map value.
     let owner = unsafe { owner.read_volatile() };
-    let entry = process::at(&ProcessKey {
+    let entry = entry::at(&ProcessKey {
         pid: owner.pid,
         start: owner.start,
     })?;
@@ -168,12 +174,12 @@ fn owner(socket: u64) -> Option<(Entry, Owner)> {
 /// The entry that work done for a socket is charged to.
 #[inline(always)]
 pub fn charged(socket: u64) -> Option<Entry> {
-    owner(socket).map_or_else(process::kernel, |(entry, _)| Some(entry))
+    owner(socket).map_or_else(entry::kernel, |(entry, _)| Some(entry))
 }
 
 #[inline(always)]
-fn copied(socket: u64, used: Use, bytes: i64, lost: Option<Lost>) {
-    if bytes <= 0 || !process::enabled() {
+fn copied(socket: u64, used: Use, bytes: i64, fallback: Option<Fallback>) {
+    if bytes <= 0 || !entry::enabled() {
         return;
     }
     if let Some((entry, owner)) = owner(socket) {
@@ -182,15 +188,15 @@ fn copied(socket: u64, used: Use, bytes: i64, lost: Option<Lost>) {
             Use::Receive | Use::Write => owner.received,
         };
         entry.add_copy(method as u8, Direction::InKernel, bytes as u64);
-        if let Some(reason) = lost {
-            entry.add_lost(reason, bytes as u64);
+        if let Some(reason) = fallback {
+            entry.add_fallback(reason, bytes as u64);
         }
     } else if socket != 0 || in_interrupt() {
         copies::copied_by_kernel(Direction::InKernel, bytes);
-        if let Some(reason) = lost
-            && let Some(entry) = process::kernel()
+        if let Some(reason) = fallback
+            && let Some(entry) = entry::kernel()
         {
-            entry.add_lost(reason, bytes as u64);
+            entry.add_fallback(reason, bytes as u64);
         }
     } else {
         copies::copied(Direction::InKernel, bytes);
@@ -200,17 +206,17 @@ fn copied(socket: u64, used: Use, bytes: i64, lost: Option<Lost>) {
 /// A request of an `io_uring` passed these bytes by reference in vain.
 #[inline(always)]
 fn copied_for_request(request: u64, bytes: u64) {
-    if bytes == 0 || !process::enabled() {
+    if bytes == 0 || !entry::enabled() {
         return;
     }
     let mut task: u64 = probe(request + u64::from(layout!(io_kiocb_task)));
     if layout!(io_uring_task_task) != ABSENT {
         task = probe(task + u64::from(layout!(io_uring_task_task)));
     }
-    let entry = process::at(&kernel::process_of(task)).or_else(process::kernel);
+    let entry = entry::at(&kernel::process_of(task)).or_else(entry::kernel);
     if let Some(entry) = entry {
         entry.add_copy(Method::IoUring as u8, Direction::InKernel, bytes);
-        entry.add_lost(Lost::ZerocopyCopied, bytes);
+        entry.add_fallback(Fallback::ZerocopyCopied, bytes);
     }
 }
 
@@ -298,12 +304,12 @@ pub fn skb_copy_and_csum_bits_kprobe(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn between_buffers(skb: impl Structure, bytes: i64) {
     let socket: u64 = skb.read(at!(skb_sk));
-    let lost = if socket != 0 && by_reference(skb) {
-        Some(Lost::SgOff)
+    let fallback = if socket != 0 && by_reference(skb) {
+        Some(Fallback::SgOff)
     } else {
         None
     };
-    copied(socket, Use::Send, bytes, lost);
+    copied(socket, Use::Send, bytes, fallback);
 }
 
 /// Whether a buffer holds pages that user space still sees.
@@ -351,7 +357,12 @@ fn made_private(skb: impl Structure) {
     if callback != 0 && callback == address!(zerocopy_callback) {
         let holder = notification.wrapping_sub(u64::from(layout!(skb_cb)));
         let socket: u64 = probe(holder + u64::from(layout!(skb_sk)));
-        copied(socket, Use::Send, length.into(), Some(Lost::ZerocopyCopied));
+        copied(
+            socket,
+            Use::Send,
+            length.into(),
+            Some(Fallback::ZerocopyCopied),
+        );
     } else if callback != 0
         && callback == address!(io_uring_callback)
         && layout!(io_notif_data_uarg) != ABSENT

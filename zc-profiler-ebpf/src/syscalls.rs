@@ -4,14 +4,18 @@
 //! Each counts the call and its payload, and gives the copies made inside to the process. Without
 //! one, copies inside that call are still counted, but neither calls nor payload are.
 
-use zc_profiler_ebpf::{Call, Direction, Lost, Method, MethodCounters, NO_PAYLOAD, Running};
+use zc_profiler_ebpf::{Call, Direction, Fallback, Method, MethodCounters, NO_PAYLOAD, Running};
 
 use crate::{
-    call::{self, program, tracepoint_program},
-    fields::{at, field},
-    kernel::Task,
-    pending,
-    process::{add, add_copy, add_to},
+    kernel::{
+        Task,
+        fields::{at, field},
+    },
+    ledger::{
+        buffer,
+        call::{self, program, tracepoint_program},
+        entry::{add, add_copy, add_to},
+    },
 };
 
 const PROCESS_VM_READV: i64 = 310;
@@ -90,10 +94,10 @@ fn derive(number: i64, returned: i64) {
     if method >= Method::Other as u8 {
         return;
     }
-    let Some(running) = pending::running() else {
+    let Some(running) = buffer::running() else {
         return;
     };
-    let Some(counters) = pending::any_method(running, method.into()) else {
+    let Some(counters) = buffer::any_method(running, method.into()) else {
         return;
     };
     add_to!(counters, MethodCounters.calls, 1);
@@ -115,15 +119,15 @@ fn derive(number: i64, returned: i64) {
     } else {
         return;
     };
-    pending::add_copy(running, method.into(), direction, returned as u64);
+    buffer::add_copy(running, method.into(), direction, returned as u64);
 }
 
 #[inline(always)]
 fn exit(method: Method, rule: Payload, returned: i64) {
-    let Some(running) = pending::running() else {
+    let Some(running) = buffer::running() else {
         return;
     };
-    let counters = pending::method(running, method);
+    let counters = buffer::method(running, method);
     add_to!(counters, MethodCounters.calls, 1);
     let direction = match rule {
         Payload::CopiedToUser => Some(Direction::ToUser),
@@ -154,7 +158,7 @@ fn exit(method: Method, rule: Payload, returned: i64) {
 #[inline(never)]
 fn collect(running: *mut Running, method: u64, rule: Payload, returned: i64) {
     let returned = returned.max(0) as u64;
-    let Some(counters) = pending::any_method(running, method) else {
+    let Some(counters) = buffer::any_method(running, method) else {
         return;
     };
     // SAFETY: this CPU's value.
@@ -170,11 +174,11 @@ fn collect(running: *mut Running, method: u64, rule: Payload, returned: i64) {
         Payload::Nothing => (0, 0),
     };
     if in_kernel != 0 {
-        let lost = in_kernel.min(returned);
+        let fallback = in_kernel.min(returned);
         if method == Method::Sendfile as u64 || method == Method::Splice as u64 {
-            pending::add_lost(running, Lost::SpliceCopied, lost);
+            buffer::add_fallback(running, Fallback::SpliceCopied, fallback);
         } else if method == Method::CopyFileRange as u64 {
-            pending::add_lost(running, Lost::CopyFileRangeCopied, lost);
+            buffer::add_fallback(running, Fallback::CopyFileRangeCopied, fallback);
         }
     }
     // SAFETY: this CPU's value. Written out: a loop would have its bounds checked.

@@ -5,7 +5,7 @@ use std::{collections::HashSet, path::Path};
 use crate::{
     cli::config::File,
     export::http::web_config::WebConfig,
-    identity, kernel,
+    kernel,
     kernel::btf::{Btf, BtfError, MAGIC},
     ledger,
 };
@@ -85,9 +85,9 @@ fn check_complaints(complaints: &[String], begin: &str) {
 pub fn proc_files(bytes: &[u8]) {
     let wanted = HashSet::from(["a", "_stext", "__per_cpu_offset"]);
     let _ = kernel::Symbols::parse(bytes, &wanted);
-    let _ = identity::Service::of_process(bytes);
-    let _ = identity::Service::of_path(bytes);
-    let _ = identity::mounted(bytes);
+    let _ = kernel::Service::of_process(bytes);
+    let _ = kernel::Service::of_path(bytes);
+    let _ = kernel::mounted(bytes);
     if let Ok(text) = str::from_utf8(bytes) {
         let _ = ledger::key_of_stat(1, text);
     }

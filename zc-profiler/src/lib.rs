@@ -6,19 +6,16 @@
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("zc-profiler counts on Linux on x86-64 only");
 
-mod accounts;
-pub mod calibration;
+pub mod agent;
 pub mod cli;
 pub mod export;
 #[doc(hidden)]
 pub mod fuzz;
-pub mod identity;
 pub mod kernel;
+pub mod lab;
 pub mod ledger;
 pub mod probes;
-mod profiler;
-pub mod workload;
+pub mod selftest;
 
-pub use accounts::Accounts;
+pub use agent::{Agent, Error, Profiler};
 pub use probes::{Options, Scope};
-pub use profiler::{Error, Profiler};

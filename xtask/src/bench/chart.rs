@@ -1,10 +1,10 @@
-//! The chart of the README: bars, on a scale of powers of ten.
+//! The bar chart of the README, on a logarithmic scale.
 
 use std::fmt::Write;
 
 use super::results::{EMPTY, Measured, PROFILER};
 
-/// What is shown, with its colour, readable on light and on dark ground.
+/// The variants that the chart shows, and their colours. The colours are readable on light and dark backgrounds.
 const SERIES: [(&str, &str); 6] = [
     (EMPTY, "#9aa0a6"),
     (PROFILER, "#1a73e8"),
@@ -19,10 +19,10 @@ const WIDTH: usize = 620;
 const BAR: usize = 7;
 const GAP: usize = 14;
 const TOP: usize = 70;
-/// From 10 to a million.
+/// The scale's ends as powers of ten: from 10 to 1,000,000.
 const DECADES: (f64, f64) = (1.0, 6.0);
 
-/// What each variant adds to an operation.
+/// An SVG chart of the cost that each variant adds to an operation.
 pub fn svg(measured: &Measured) -> String {
     let shown: Vec<_> = SERIES
         .iter()
@@ -88,7 +88,7 @@ pub fn svg(measured: &Measured) -> String {
     text
 }
 
-/// How far from the axis a value stands.
+/// The length of a value's bar.
 fn place(value: f64) -> usize {
     let (low, high) = DECADES;
     let share = (value.max(1.0).log10() - low) / (high - low);

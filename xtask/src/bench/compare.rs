@@ -1,16 +1,17 @@
-//! One run against an earlier one.
+//! Compares a run of the bench with an earlier one.
 
 use super::results::{Figure, Measured, PROFILER};
 
-/// Below this share of a whole operation a difference says nothing: boots of one kernel differ by less.
+/// The share of a whole operation by which two boots of one kernel differ. A smaller difference means nothing.
 const BETWEEN_BOOTS: f64 = 0.005;
 
-/// What other tools cost is not for this project to mend.
+/// Whether the variant is a part of the profiler, not another tool.
 fn is_ours(variant: &str) -> bool {
     variant == PROFILER || variant.ends_with(" only")
 }
 
-/// What of the profiler costs more than in `old` by more than the spread of both runs, a line each.
+/// The variants of the profiler whose cost has risen since `old` by more than the spread of both runs, one line
+/// each.
 pub fn dearer(old: &Measured, new: &Measured) -> Vec<String> {
     let mut lines = Vec::new();
     for workload in &new.workloads {

@@ -1,4 +1,4 @@
-//! What `cargo xtask bench` makes of its measurements.
+//! The evaluation of the measurements of `cargo xtask bench`.
 
 pub mod chart;
 pub mod compare;

@@ -1,4 +1,4 @@
-//! What SPECIFICATION.md promises, held against a run: rows of its tables that the bench holds.
+//! Compares a run with the limits in SPECIFICATION.md: those rows of its tables that name a figure of the bench.
 
 use std::fmt::{self, Display};
 
@@ -6,19 +6,19 @@ use anyhow::{Context, Result};
 
 use super::results::{PROFILER, Run};
 
-/// So begins the last cell of such a row; the names of what is measured follow.
+/// The start of the last cell of such a row. The names of figures follow.
 const HELD: &str = "bench, `";
 
-/// What is to cost no more than so much.
+/// The upper limit of one cost.
 #[derive(Debug, PartialEq)]
 pub struct Promise {
-    /// A kind of work, `VARIANT under WORK`, or a figure of the agent's.
+    /// A workload, `VARIANT under WORKLOAD`, or a figure of the agent.
     name: String,
     most: f64,
 }
 
 impl Promise {
-    /// The promises in a document. The number is what its cell begins with, or what follows a colon.
+    /// The promises in a document. The number stands at the start of its cell, or after a colon.
     pub fn parse(document: &str) -> Result<Vec<Self>> {
         let mut promises = Vec::new();
         for line in document.lines() {
@@ -34,7 +34,7 @@ impl Promise {
                 .replace(',', "")
                 .parse()
                 .with_context(|| format!("no number is promised in `{line}`"))?;
-            // Every other piece is between two names.
+            // Every second piece is the text between two names.
             promises.extend(
                 names
                     .split('`')
@@ -61,7 +61,7 @@ impl Promise {
             .or_else(|| run.idle.get(&self.name).copied())
     }
 
-    /// How it is broken, if that was measured.
+    /// The measured value, if the run has measured one and it exceeds the limit.
     pub fn broken(&self, run: &Run) -> Option<Broken<'_>> {
         let measured = self.measured(run)?;
         (measured > self.most).then_some(Broken {
@@ -71,7 +71,7 @@ impl Promise {
     }
 }
 
-/// A promise that a run has not kept.
+/// A promise that a run has broken.
 pub struct Broken<'a> {
     promise: &'a Promise,
     measured: f64,

@@ -1,24 +1,24 @@
-//! Measurements, and what they say.
+//! The measurements of a run, and the statistics over them.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-/// One variant under one kind of work.
+/// The cost of one workload under one variant.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// The median of all repetitions, for one operation.
+    /// The median of all repetitions, per operation.
     pub median: f64,
-    /// How far apart repetitions are: half of what the middle half of them covers; or half of what
-    /// the medians of several visits cover, if that is more.
+    /// Half the interquartile range of the repetitions, or half the range of the medians of several visits if
+    /// that is more.
     pub spread: f64,
 }
 
-/// A kind of work, and what it costs under each variant.
+/// The figures by workload, then by variant.
 pub type Figures = BTreeMap<String, BTreeMap<String, Figure>>;
 
-/// Of one machine.
+/// The measurements of one machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     pub kernel: String,
@@ -26,29 +26,28 @@ pub struct Measured {
     /// In the order in which they were measured.
     pub workloads: Vec<String>,
     pub variants: Vec<String>,
-    /// By kind of work, then by variant.
     pub figures: Figures,
-    /// Variants that could not be had, and why.
+    /// The variants that could not run, and the reason.
     pub failed: BTreeMap<String, String>,
 }
 
-/// A whole run.
+/// The results of a whole run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     pub commit: String,
     pub command: String,
     pub seconds: u64,
-    /// In instructions.
+    /// The lab machine, in instructions.
     pub guest: Measured,
-    /// In nanoseconds.
+    /// This machine, in nanoseconds.
     pub native: Option<Measured>,
-    /// Parts of programs, in instructions an event.
+    /// Parts of eBPF programs, in instructions per event.
     #[serde(default)]
     pub candidates: BTreeMap<String, f64>,
-    /// What the agent itself costs in the lab machine where nothing happens.
+    /// The cost of the agent itself in an idle lab machine.
     #[serde(default)]
     pub idle: BTreeMap<String, f64>,
-    /// What the agent itself costs with many processes, natively.
+    /// The cost of the agent itself with many processes, on this machine's kernel.
     #[serde(default)]
     pub agent: BTreeMap<String, f64>,
 }
@@ -64,14 +63,14 @@ struct Line {
     failed: Option<String>,
 }
 
-/// With this nothing is attached.
+/// The variant without any program attached.
 pub const NOTHING: &str = "nothing";
-/// The floor.
+/// The variant with programs that do nothing: the lowest possible cost.
 pub const EMPTY: &str = "empty programs";
 pub const PROFILER: &str = "zc-profiler";
 
 impl Measured {
-    /// From what the bench has printed.
+    /// Parses the output of the bench.
     pub fn parse(kernel: &str, unit: &str, text: &str) -> Result<Self> {
         let mut measured = Self {
             kernel: kernel.to_owned(),
@@ -86,8 +85,8 @@ impl Measured {
                 measured.failed.insert(line.variant, reason);
                 continue;
             }
-            note(&mut measured.variants, &line.variant);
-            note(&mut measured.workloads, &line.workload);
+            add_name(&mut measured.variants, &line.variant);
+            add_name(&mut measured.workloads, &line.workload);
             let of = visits.entry((line.workload, line.variant)).or_default();
             of.push(line.values);
         }
@@ -102,7 +101,7 @@ impl Measured {
         self.figures.get(workload)?.get(variant).copied()
     }
 
-    /// What a variant adds to one operation, and how sure that is.
+    /// The cost that a variant adds to one operation, and its spread.
     pub fn cost(&self, workload: &str, variant: &str) -> Option<Figure> {
         let with = self.figure(workload, variant)?;
         let without = self.figure(workload, NOTHING)?;
@@ -113,7 +112,7 @@ impl Measured {
     }
 }
 
-fn note(names: &mut Vec<String>, name: &str) {
+fn add_name(names: &mut Vec<String>, name: &str) {
     if !names.iter().any(|known| known == name) {
         names.push(name.to_owned());
     }
@@ -144,7 +143,7 @@ impl Figure {
     }
 }
 
-/// Of sorted values; between two of them in proportion.
+/// A quantile of sorted values, interpolated linearly between two of them.
 fn quantile(sorted: &[f64], part: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else {
         return f64::NAN;

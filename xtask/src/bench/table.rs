@@ -1,16 +1,18 @@
-//! Measurements as text.
+//! Shows measurements as text.
 
 use std::fmt::Write;
 
 use super::results::{EMPTY, Measured, NOTHING, PROFILER, Run};
 
-/// A copied event may cost this much more than empty programs on the same functions.
+/// The goal for the cost of a copied event, as a multiple of the cost of empty programs on the same functions.
 const NEAR_THE_FLOOR: f64 = 1.3;
-/// Not profiled.
+/// The workload that the profiler does not attach to.
 const OUTSIDE: &str = "getppid";
+/// The tool that the profiler must cost less than.
 const RIVAL: &str = "syscount";
 
-/// What each variant adds to one operation: a row for each, a column for each kind of work.
+/// A table of the cost that each variant adds to one operation: one row for each variant, one column for each
+/// workload.
 pub fn costs(measured: &Measured) -> String {
     let mut text = format!(
         "{} per operation: first with nothing attached, then what each adds (± spread)\n{}\n\n",
@@ -65,7 +67,7 @@ fn width<'a>(cells: impl Iterator<Item = &'a String>) -> usize {
     cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
 }
 
-/// The goals, and whether each is met.
+/// A line for each goal that says whether the goal is met.
 pub fn goals(measured: &Measured) -> String {
     let mut text = String::new();
     for workload in &measured.workloads {
@@ -103,13 +105,15 @@ fn word(met: bool) -> &'static str {
     if met { "met" } else { "missed" }
 }
 
-/// All of a run.
+/// All results of a run.
 pub fn whole(run: &Run) -> String {
     let mut text = costs(&run.guest);
     text.push('\n');
     text.push_str(&goals(&run.guest));
     if !run.candidates.is_empty() {
-        text.push_str("\nparts of programs, instructions an event more than an empty one:\n");
+        text.push_str(
+            "\nparts of programs, in instructions per event on top of an empty program:\n",
+        );
         for (name, cost) in &run.candidates {
             let _ = writeln!(text, "  {name}: {cost:.0}");
         }

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: what the profiler costs, in instructions of the lab machine and in this
-//! machine's nanoseconds.
+//! `cargo xtask bench`: measures the cost of the profiler, in instructions of the lab machine and in nanoseconds of
+//! this machine.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,11 +25,11 @@ use crate::vm::hardware::Accel;
 use crate::vm::machine::{Ending, Input};
 use crate::vm::qemu::COUNTED_CPU;
 
-/// Measures what the profiler costs, and other tools beside it
+/// Measures the cost of the profiler and of other tools
 #[derive(clap::Args)]
 #[command(
     after_help = "The lab machine's clock counts instructions (QEMU's icount), so two runs differ by no more \
-    than the spread that the table shows. It fails if anything costs more than SPECIFICATION.md promises."
+    than the spread that the table shows. The bench fails if a cost exceeds its limit in SPECIFICATION.md."
 )]
 pub struct Arguments {
     #[command(flatten)]
@@ -40,19 +40,19 @@ pub struct Arguments {
     /// Writes a chart to a file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Compares with the figures of an earlier run, names what has become dearer by more than the spread,
-    /// and fails if anything has
+    /// Compares with an earlier run's --json, names each cost that has risen by more than the spread, and fails if
+    /// there is one
     #[arg(long, value_name = "OLD.json")]
     compare: Option<PathBuf>,
-    /// Leaves out what is measured on this machine's own kernel
+    /// Skips the measurements on this machine's own kernel
     #[arg(long)]
     no_native: bool,
-    /// Only these variants, by the names that the table shows; nothing attached is always measured
+    /// Measures only these variants, by their names in the table, and the variant `nothing`
     #[arg(last = true, value_name = "VARIANT")]
     variants: Vec<String>,
 }
 
-/// Its programs have no doubles, and it loads all tools of Debian 12.
+/// The profiler loads no standby programs on this kernel, and all tools of Debian 12 run on it.
 const KERNEL: &str = "6.12";
 const TIMEOUT: Duration = Duration::from_mins(18);
 const UNIT: &str = "instructions";
@@ -60,7 +60,7 @@ const PROMISES: &str = "zc-profiler/SPECIFICATION.md";
 
 pub fn run(arguments: &Arguments) -> Result<i32> {
     let start = Instant::now();
-    // As it is now: the run takes its time.
+    // Before the run, which takes long enough for a new commit.
     let commit = commit();
     let old = arguments.compare.as_deref().map(read).transpose()?;
     let document = artifacts::root().join(PROMISES);
@@ -73,7 +73,7 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
     };
     let lab = setup::prepare(std::slice::from_ref(kernel), &[])?;
     let tools = tools::prepare(&lab.cache)
-        .inspect_err(|error| eprintln!("bench: without the tools of others: {error:#}"))
+        .inspect_err(|error| eprintln!("bench: continues without other tools: {error:#}"))
         .ok();
     let profiler = artifacts::profiler()?;
     let bench = artifacts::bench()?;
@@ -122,7 +122,7 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
         write(file, &chart::svg(&run.guest))?;
     }
     let mut code = 0;
-    // Other kernels' costs are not promised.
+    // SPECIFICATION.md promises the costs on this kernel only.
     if kernel.name == KERNEL {
         let broken: Vec<_> = promises
             .iter()
@@ -130,16 +130,20 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
             .map(|broken| broken.to_string())
             .collect();
         if !broken.is_empty() {
-            println!("not what {PROMISES} promises:\n  {}", broken.join("\n  "));
+            println!("more than {PROMISES} promises:\n  {}", broken.join("\n  "));
             code = 1;
         }
     }
     if let Some(old) = old {
         let lines = compare::dearer(&old.guest, &run.guest);
         if lines.is_empty() {
-            println!("nothing is dearer than at {}", old.commit);
+            println!("no cost has risen since {}", old.commit);
         } else {
-            println!("dearer than at {}:\n  {}", old.commit, lines.join("\n  "));
+            println!(
+                "costs that have risen since {}:\n  {}",
+                old.commit,
+                lines.join("\n  ")
+            );
             code = 1;
         }
     }
@@ -154,14 +158,14 @@ fn read(file: &Path) -> Result<Run> {
     let text =
         fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     serde_json::from_str(&text)
-        .with_context(|| format!("{} is not what --json has written", file.display()))
+        .with_context(|| format!("{} is not a file that --json has written", file.display()))
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {
     fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// Which state of the project was measured.
+/// The commit that is measured, and whether there are changes on top of it.
 fn commit() -> String {
     let git = |words: &[&str]| {
         command::text(
@@ -180,7 +184,7 @@ fn commit() -> String {
     }
 }
 
-/// The lab machine that counts.
+/// The lab machine that counts instructions.
 struct Machine<'a> {
     lab: &'a Lab,
     kernel: &'a BootFiles,
@@ -190,7 +194,7 @@ struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    /// What the bench prints in it.
+    /// The output of the bench in this machine.
     fn run(&self, words: Vec<String>) -> Result<String> {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let printed = Collected::default();
@@ -226,7 +230,7 @@ impl Machine<'_> {
         }
     }
 
-    /// The tools come first on the paths; `Guest` adds the profiler's own directory to what PATH is here.
+    /// PATH and the search path of libraries, with the tools of [`tools::prepare`].
     fn environment(&self) -> Vec<(String, String)> {
         let Some(tools) = self.tools else {
             return Vec::new();
@@ -248,14 +252,14 @@ impl Machine<'_> {
     }
 }
 
-/// Takes what a machine's command prints.
+/// Collects the output of a machine's command.
 #[derive(Clone, Default)]
 struct Collected(Arc<Mutex<Vec<u8>>>);
 
 impl Collected {
     fn text(&self) -> Result<String> {
         let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8(bytes.clone()).context("the bench printed no text")
+        String::from_utf8(bytes.clone()).context("the output of the bench is not text")
     }
 }
 
@@ -271,7 +275,7 @@ impl Write for Collected {
     }
 }
 
-/// On this machine's own kernel, by tracepoints: what an event costs, and what the agent itself does.
+/// Measures on this machine's own kernel, with tracepoints only: the cost of an event, and of the agent itself.
 fn natively(bench: &Path, profiler: &Path) -> Result<(Measured, BTreeMap<String, f64>)> {
     eprintln!("bench: natively…");
     let path = |name: &Path| std::env::join_paths([name, Path::new("/usr/bin"), Path::new("/bin")]);

@@ -1,4 +1,4 @@
-//! `cargo xtask run`: the profiler's lab, in the lab machine or on this machine's own kernel.
+//! `cargo xtask run`: runs the profiler's lab in the lab machine or on this machine's own kernel.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -26,16 +26,16 @@ pub struct Arguments {
     /// Runs the lab on this machine's own kernel instead
     #[arg(long, conflicts_with_all = ["kernel", "modules"])]
     host: bool,
-    /// Writes the lab's results to this file; of several kernels, to one each: FILE's name and the kernel's
+    /// Writes the lab's results to this file, or with several kernels to one file each, named FILE-KERNEL
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// The port of this machine that serves the metrics [default: 9464, or another if it is taken]
+    /// The port of this machine that serves the metrics [default: 9464, or a free one if it is in use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
-    /// Serves on after the table, until Ctrl-C
+    /// Keeps serving the metrics after the table, until Ctrl-C
     #[arg(long)]
     hold: bool,
-    /// Ends the machine after so many seconds [default: 900; none with --hold]
+    /// Ends the machine after this many seconds [default: 900; none with --hold]
     #[arg(long, value_name = "SECS")]
     timeout: Option<u64>,
     /// Arguments for the lab
@@ -70,7 +70,7 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
         return run.and_keep(arguments.json.as_deref(), |results| run.here(results));
     };
     if arguments.hold && lab.kernels.len() > 1 {
-        bail!("--hold goes with one kernel: the first would be held for ever");
+        bail!("--hold needs one kernel: with several, the first would run for ever");
     }
     let mut failed = Vec::new();
     for kernel in &lab.kernels {
@@ -96,7 +96,7 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
     Ok(1)
 }
 
-/// One more part of a file's name: `lab.json` of 6.1 is `lab-6.1.json`.
+/// The file of one kernel's results: `lab-6.1.json` for `lab.json` and kernel 6.1.
 fn named_after(file: &Path, kernel: &str) -> PathBuf {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     let name = match file.extension() {
@@ -113,7 +113,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Runs the lab, which writes its results where it is told, and keeps them in `file`.
+    /// Runs the lab with the path to write its results to, and copies the results to `file`.
     fn and_keep(&self, file: Option<&Path>, lab: impl FnOnce(&Path) -> Result<i32>) -> Result<i32> {
         let exchange = tempfile::Builder::new()
             .prefix("zc-lab-results-")
@@ -127,15 +127,16 @@ impl Run<'_> {
                 std::fs::copy(&results, file)
                     .with_context(|| format!("cannot write {}", file.display()))?;
             }
-            Some(_) if code == 0 => bail!("the lab ended well but wrote no results"),
+            Some(_) if code == 0 => bail!("the lab succeeded but wrote no results"),
             _ => {}
         }
         Ok(code)
     }
 
+    /// Runs the lab in the lab machine.
     fn inside(&self, lab: &Lab, kernel: &BootFiles, results: &Path) -> Result<i32> {
         let listen = format!("0.0.0.0:{METRICS_PORT}");
-        // Brings the hardware up, and tells the lab what it is called.
+        // `zc-hardware lab` sets the hardware up and passes its names to the lab.
         let mut command = ["zc-hardware", "lab", "zc-profiler"]
             .map(str::to_owned)
             .to_vec();
@@ -168,7 +169,8 @@ impl Run<'_> {
         Ok(guest.run(lab, kernel)?.exit_code())
     }
 
-    /// Ctrl-C reaches the lab by itself; this process waits for its end to tidy up.
+    /// Runs the lab on this machine's own kernel. The terminal sends Ctrl-C to the lab, too; this process waits for
+    /// the lab's end to remove its files.
     fn here(&self, results: &Path) -> Result<i32> {
         let directory = TempDir::new().context("cannot create a temporary directory")?;
         let listen = format!("127.0.0.1:{}", self.port);
@@ -223,7 +225,7 @@ fn lab_arguments(
     words
 }
 
-/// Better before the machine boots than after the lab has run.
+/// Checks that `file` can be written, before the machine boots.
 fn check_writable(file: &Path) -> Result<()> {
     let existed = file.exists();
     std::fs::File::options()
@@ -237,7 +239,7 @@ fn check_writable(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The wanted port, or the usual one, or any that is free.
+/// The port that the user chose; without one, the default port or else any free port.
 fn choose_port(wanted: Option<u16>) -> Result<u16> {
     let free = |port| -> std::io::Result<u16> {
         Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, port))?
@@ -246,7 +248,7 @@ fn choose_port(wanted: Option<u16>) -> Result<u16> {
     };
     match wanted {
         Some(port) => free(port).map_err(|error| {
-            anyhow!("port {port} of 127.0.0.1 cannot be used ({error}): choose another --port")
+            anyhow!("port {port} of 127.0.0.1 cannot be used ({error}): choose another with --port")
         }),
         None => free(METRICS_PORT)
             .or_else(|_| free(0))

@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: brings in what is missing, and nothing else.
+//! `cargo xtask setup`: installs and builds what the lab needs and this machine lacks.
 
 use anyhow::Result;
 

@@ -1,4 +1,4 @@
-//! `cargo xtask vm`: any command of this machine's root file system, inside.
+//! `cargo xtask vm`: runs a command of this machine's root file system in the lab machine.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,19 +19,19 @@ use crate::vm::request::{GUEST_PROGRAMS, Request};
 pub struct Arguments {
     #[command(flatten)]
     kernel: KernelChoice,
-    /// A directory that the command may write to, at the same path inside
+    /// A directory that the command can write to, at the same path in the machine
     #[arg(long, value_name = "DIR")]
     share: Option<PathBuf>,
-    /// Ends the machine after so many seconds [default: 600; none for a shell]
+    /// Ends the machine after this many seconds [default: 600; none for a shell]
     #[arg(long, value_name = "SECS")]
     timeout: Option<u64>,
-    /// Makes systemd the machine's first process; it starts nothing unasked
+    /// Makes systemd the machine's first process; it starts only units that the command starts
     #[arg(long)]
     systemd: bool,
-    /// How many CPUs it has [default: 2 by KVM, 1 in emulation, where more take turns]
+    /// Number of CPUs [default: 2 with KVM, 1 in emulation, where one thread runs all of them]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     cpus: Option<u16>,
-    /// The command; an interactive shell without
+    /// The command [default: an interactive shell]
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
@@ -87,13 +87,13 @@ fn shareable(directory: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A command for the lab machine, with all that it may find there.
+/// A command for the lab machine, and the parts of the machine that the command needs.
 pub struct Guest<'a> {
     pub command: Vec<String>,
     pub directory: PathBuf,
-    /// On top of what is always passed on.
+    /// Variables in addition to [`PASSED_ON`] and PATH.
     pub environment: Vec<(String, String)>,
-    /// Its directory goes first on the PATH.
+    /// The profiler's program. Its directory comes first on the PATH.
     pub profiler: &'a Path,
     pub input: Input,
     pub output: Output,
@@ -106,6 +106,7 @@ pub struct Guest<'a> {
     pub limit: Option<Duration>,
 }
 
+/// The variables that the command inherits from this process.
 const PASSED_ON: [&str; 3] = ["HOME", "TERM", "RUST_BACKTRACE"];
 
 impl Guest<'_> {

@@ -1,4 +1,4 @@
-//! The cache directory: shared by every clone of the project and by concurrent calls.
+//! The cache directory, which all clones of the project and concurrent calls share.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -9,14 +9,13 @@ use tempfile::TempDir;
 
 const UNFINISHED: &str = "unfinished-";
 
-/// What setup brings in lives here, and outlives every clone.
 #[derive(Clone)]
 pub struct Cache {
     root: PathBuf,
 }
 
 impl Cache {
-    /// `$XDG_CACHE_HOME/zc-profiler`, or the same under `~/.cache`; made if missing.
+    /// Opens `$XDG_CACHE_HOME/zc-profiler`, or `~/.cache/zc-profiler`, and creates it if it is missing.
     pub fn open() -> Result<Self> {
         let absolute = |name| {
             std::env::var_os(name)
@@ -43,7 +42,7 @@ impl Cache {
         self.root.join(name)
     }
 
-    /// Holds off other setups of this cache until the file is dropped.
+    /// Locks the cache until the file is dropped. Waits for other setups that hold the lock.
     pub fn lock(&self) -> Result<File> {
         let path = self.path("lock");
         let file =
@@ -57,7 +56,7 @@ impl Cache {
         Ok(file)
     }
 
-    /// What a setup that was killed has left; only the holder of the lock may call this.
+    /// Removes the directories of setups that were killed. Only the holder of the lock may call this function.
     fn remove_unfinished(&self) {
         for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
@@ -66,7 +65,7 @@ impl Cache {
         }
     }
 
-    /// A scratch directory on the cache's own file system, so that results can be renamed into it.
+    /// Creates a temporary directory in the cache, so that its content can be renamed to a final path.
     pub fn scratch(&self) -> Result<TempDir> {
         tempfile::Builder::new()
             .prefix(UNFINISHED)
@@ -74,7 +73,7 @@ impl Cache {
             .with_context(|| format!("cannot create a directory in {}", self.root.display()))
     }
 
-    /// Puts a finished directory in place of what was at `target`.
+    /// Moves a finished directory to `target`, and removes what was there.
     pub fn publish(finished: &Path, target: &Path) -> Result<()> {
         if target.exists() {
             fs::remove_dir_all(target)
@@ -89,7 +88,7 @@ impl Cache {
     }
 }
 
-/// Replaces a file in one step, unless it holds `content` already: builds watch its time stamp.
+/// Replaces a file atomically. A file that holds `content` already keeps its time stamp, which builds depend on.
 pub fn write_if_changed(path: &Path, content: &[u8]) -> Result<()> {
     if fs::read(path).is_ok_and(|old| old == content) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! This machine: its programs, packages and terminal, and the cache for what is fetched or built.
+//! This machine: its programs, packages and terminal, and the cache of downloads and builds.
 
 pub mod apt;
 pub mod cache;

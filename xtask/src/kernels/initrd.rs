@@ -1,8 +1,8 @@
-//! A writer for newc cpio archives, the format of an initial RAM disk.
+//! A writer of initial RAM disks: cpio archives in the `newc` format.
 
 use std::io::Write;
 
-/// The archive under construction. Parents must be added before what they hold.
+/// An archive under construction. A directory must be added before its files.
 #[derive(Default)]
 pub struct Cpio {
     bytes: Vec<u8>,
@@ -21,7 +21,7 @@ impl Cpio {
         self.entry(name, PROGRAM, content);
     }
 
-    /// Archives may follow each other in one initial RAM disk: the kernel unpacks them in turn.
+    /// The archive's bytes. An initial RAM disk can consist of several archives, one after another.
     pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, &[]);
         self.bytes

@@ -1,9 +1,10 @@
-//! The lab's kernels: where each comes from, and how it is made ready to boot.
+//! The lab's kernels: their sources, and their preparation for the boot.
 
+mod debian;
 pub mod elf;
 pub mod initrd;
-pub mod modules;
-pub mod vmlinux;
+mod modules;
+mod vmlinux;
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,72 +12,32 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::host::apt::{self, Archive, Suite};
 use crate::host::cache::{self, Cache};
-use crate::kernels::initrd::Cpio;
-
-/// A kernel that Debian builds.
-struct Release {
-    name: &'static str,
-    /// Tried in order: the machine's configuration may not know every archive.
-    suites: &'static [(Archive, &'static str)],
-}
-
-const RELEASES: [Release; 4] = [
-    Release {
-        name: "5.10",
-        suites: &[(Archive::Security, "bullseye-security")],
-    },
-    Release {
-        name: DEFAULT,
-        suites: &[
-            (Archive::Security, "bookworm-security"),
-            (Archive::Main, "bookworm"),
-        ],
-    },
-    Release {
-        name: "6.12",
-        suites: &[
-            (Archive::Security, "trixie-security"),
-            (Archive::Main, "trixie"),
-        ],
-    },
-    Release {
-        name: "7",
-        suites: &[(Archive::Main, "trixie-backports")],
-    },
-];
+use debian::{RELEASES, Release};
+use initrd::Cpio;
 
 pub const DEFAULT: &str = "6.1";
-/// Names every kernel of the table.
+/// Stands for all kernels of [`RELEASES`].
 pub const ALL: &str = "all";
-/// Names the running kernel of this machine.
+/// Stands for the running kernel of this machine.
 const HOST: &str = "host";
-const META_PACKAGE: &str = "linux-image-amd64";
-/// The first parts of the names of the packages that a kernel is split into.
-const PARTS: [&str; 4] = [
-    "linux-image-",
-    "linux-binary-",
-    "linux-modules-",
-    "linux-base-",
-];
 
 /// What QEMU needs to boot a kernel.
 pub struct BootFiles {
-    /// As the user names it: "6.1".
+    /// The name on the command line, such as "6.1".
     pub name: String,
-    /// For people: "Linux 6.1.0-1-amd64".
+    /// The title in messages, such as "Linux 6.1.0-1-amd64".
     pub title: String,
     pub image: PathBuf,
-    /// The initial RAM disk, but for what each boot adds.
+    /// The initial RAM disk, without the files that each boot adds.
     pub archive: PathBuf,
-    /// A directory of the modules that the guest loads later, and their order.
+    /// The directory of the drivers that the guest loads after the boot, with their order.
     pub drivers: PathBuf,
-    /// Shown as /lib/modules/VERSION inside.
+    /// The directory that the guest sees as /lib/modules/VERSION.
     pub modules: Option<PathBuf>,
 }
 
-/// A kernel before it is made ready.
+/// A kernel before its preparation.
 enum Source {
     Debian(&'static Release),
     Own { image: PathBuf, modules: PathBuf },
@@ -94,7 +55,7 @@ pub fn named(name: &str) -> Vec<String> {
     }
 }
 
-/// Makes the kernel that the user named ready; quick if it is.
+/// Prepares the kernel that the user named, unless it is prepared already.
 pub fn prepare(
     cache: &Cache,
     busybox: &Path,
@@ -105,7 +66,7 @@ pub fn prepare(
         Source::Debian(release) => {
             let directory = cache.path("kernels").join(release.name);
             if !directory.exists() {
-                fetch(cache, release, &directory)?;
+                debian::fetch(cache, release, &directory)?;
             }
             let version = fs::read_to_string(directory.join("version"))
                 .with_context(|| format!("{} is damaged: remove it", directory.display()))?;
@@ -144,7 +105,7 @@ fn find(name: &str, modules: Option<&Path>) -> Result<Source> {
     };
     if let Some(release) = RELEASES.iter().find(|release| release.name == name) {
         if modules.is_some() {
-            bail!("--modules goes with --kernel PATH; {name} brings its own");
+            bail!("--modules is only for --kernel PATH; {name} has its own modules");
         }
         return Ok(Source::Debian(release));
     }
@@ -176,97 +137,7 @@ fn find(name: &str, modules: Option<&Path>) -> Result<Source> {
     })
 }
 
-fn fetch(cache: &Cache, release: &Release, target: &Path) -> Result<()> {
-    let own = "use a kernel of your own: --kernel PATH --modules DIR, or --kernel host";
-    if !apt::is_available() {
-        bail!(
-            "Debian's kernel {} needs apt-get and dpkg-deb: {own}",
-            release.name
-        );
-    }
-    eprintln!("setup: downloading Debian's kernel {}…", release.name);
-    let mut last_error = None;
-    for (archive, name) in release.suites {
-        match fetch_from(cache, *archive, name, target) {
-            Ok(true) => return Ok(()),
-            Ok(false) => {}
-            Err(error) => last_error = Some(error),
-        }
-    }
-    match last_error {
-        Some(error) => bail!(
-            "cannot download Debian's kernel {}: {error:#}; try again, or {own}",
-            release.name
-        ),
-        None => bail!(
-            "Debian's kernel {} is out of reach, for apt's sources here name no Debian mirror: add one, or {own}",
-            release.name
-        ),
-    }
-}
-
-/// False if this machine's apt configuration has no mirror of the archive.
-fn fetch_from(cache: &Cache, archive: Archive, name: &str, target: &Path) -> Result<bool> {
-    let Some(suite) = Suite::open(archive, name)? else {
-        return Ok(false);
-    };
-    let scratch = cache.scratch()?;
-    let packages = parts(&suite)?;
-    let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
-    suite.unpack(&packages, scratch.path())?;
-
-    let all_modules = apt::placed(scratch.path(), &["lib/modules", "usr/lib/modules"])?;
-    let version = fs::read_dir(&all_modules)?
-        .next()
-        .context("the package holds no modules")??
-        .file_name();
-
-    let version = version.to_string_lossy().into_owned();
-    let image = apt::placed(
-        scratch.path(),
-        &[
-            &format!("boot/vmlinuz-{version}"),
-            &format!("usr/lib/modules/{version}/vmlinuz"),
-        ],
-    )?;
-    let finished = scratch.path().join("finished");
-    fs::create_dir(&finished)?;
-    fs::rename(image, finished.join("vmlinuz"))?;
-    fs::rename(all_modules.join(&version), finished.join("modules"))?;
-    fs::write(finished.join("version"), &version)?;
-    Cache::publish(&finished, target)?;
-    Ok(true)
-}
-
-/// The packages behind the meta package; some kernels are one, others are split.
-fn parts(suite: &Suite) -> Result<Vec<String>> {
-    let mut found: Vec<String> = suite.dependencies(META_PACKAGE)?;
-    found.retain(|name| is_part(name));
-    if found.is_empty() {
-        bail!("{META_PACKAGE} names no kernel");
-    }
-    for package in found.clone() {
-        found.extend(
-            suite
-                .dependencies(&package)?
-                .into_iter()
-                .filter(|name| is_part(name)),
-        );
-    }
-    found.sort();
-    found.dedup();
-    Ok(found)
-}
-
-/// Whether the name is that of a part of one version of the kernel.
-fn is_part(package: &str) -> bool {
-    PARTS
-        .iter()
-        .filter_map(|prefix| package.strip_prefix(prefix))
-        .any(|version| version.starts_with(|c: char| c.is_ascii_digit()))
-}
-
-/// Writes the image that QEMU starts and the RAM disk into `directory`, unless they are there.
+/// Writes the image that QEMU starts and the RAM disk into `directory`, unless up-to-date ones are there.
 fn assemble(
     directory: &Path,
     busybox: &Path,
@@ -287,7 +158,10 @@ fn assemble(
             Err(_) if !vmlinux::is_kernel(&bytes) => {
                 bail!("{} is not a kernel image", image.display())
             }
-            Err(error) => eprintln!("setup: booting {} as it is: {error:#}", image.display()),
+            Err(error) => eprintln!(
+                "setup: cannot unpack {}, so the lab boots the image itself: {error:#}",
+                image.display()
+            ),
         }
         cache::write_if_changed(&archive, &base_archive(busybox, modules)?)?;
         cache::write_if_changed(&recipe, wanted.as_bytes())?;
@@ -307,7 +181,7 @@ fn assemble(
     })
 }
 
-/// Writes the drivers into a directory of their own, which the guest sees as it sees all files here.
+/// Writes the drivers into a directory, which the guest sees as a part of this machine's file system.
 fn prepare_drivers(directory: &Path, modules: &Path) -> Result<PathBuf> {
     let drivers = directory.join("drivers");
     let recipe = drivers.join("recipe");
@@ -324,7 +198,7 @@ fn prepare_drivers(directory: &Path, modules: &Path) -> Result<PathBuf> {
     Ok(drivers)
 }
 
-/// Writes each module as NAME.ko; the names in order, a line each.
+/// Writes each module as NAME.ko, and returns the names, one line each, in the order of loading.
 fn write_modules(
     modules: &[modules::Module],
     mut write: impl FnMut(&str, &[u8]) -> Result<()>,
@@ -338,7 +212,7 @@ fn write_modules(
     Ok(order)
 }
 
-/// Changes when anything that goes into a prepared kernel does.
+/// A text that changes when an input of a prepared kernel changes.
 fn recipe_of(fingerprint: String, inputs: &[&Path]) -> Result<String> {
     let mut recipe = vec![fingerprint];
     for path in inputs {
@@ -349,6 +223,7 @@ fn recipe_of(fingerprint: String, inputs: &[&Path]) -> Result<String> {
     Ok(recipe.join("\n"))
 }
 
+/// The RAM disk of all boots: busybox and the modules.
 fn base_archive(busybox: &Path, modules: &Path) -> Result<Vec<u8>> {
     let mut cpio = Cpio::default();
     for directory in [
@@ -379,18 +254,6 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_well_formed() {
-        for (index, release) in RELEASES.iter().enumerate() {
-            assert!(!release.suites.is_empty());
-            assert!(
-                RELEASES[..index]
-                    .iter()
-                    .all(|other| other.name != release.name)
-            );
-        }
-    }
-
-    #[test]
     fn all_are_those_of_the_table() {
         assert_eq!(named(ALL), ["5.10", "6.1", "6.12", "7"]);
         assert_eq!(named("host"), ["host"]);
@@ -408,24 +271,5 @@ mod tests {
         let error = find(file.path().to_str().unwrap(), None).err().unwrap();
         assert!(error.to_string().contains("--modules DIR"));
         assert!(find("6.1", Some(Path::new("/"))).is_err());
-    }
-
-    #[test]
-    fn parts_of_a_kernel_are_told_from_meta_packages() {
-        for part in [
-            "linux-image-6.1.0-1-amd64",
-            "linux-binary-7.3.4+deb13-amd64",
-            "linux-base-7.3.4+deb13-amd64",
-        ] {
-            assert!(is_part(part), "{part}");
-        }
-        for other in [
-            "linux-base",
-            "linux-base-amd64",
-            "linux-image-amd64",
-            "initramfs-tools",
-        ] {
-            assert!(!is_part(other), "{other}");
-        }
     }
 }

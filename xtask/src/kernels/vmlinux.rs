@@ -1,4 +1,4 @@
-//! Unpacking the kernel that a bzImage wraps: QEMU starts it in half the time.
+//! Unpacks the kernel of a bzImage. QEMU starts an unpacked kernel in half the time.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::host::command;
 use crate::kernels::elf;
 
-/// By the compressed payload's first bytes: the program, and arguments, that unpack it.
+/// The first bytes of a compressed payload, and the command that unpacks it.
 const FORMATS: [(&[u8], &[&str]); 5] = [
     (b"\xfd7zXZ", &["xz", "-dc", "--single-stream"]),
     (b"\x28\xb5\x2f\xfd", &["zstd", "-dcq"]),
@@ -17,7 +17,7 @@ const FORMATS: [(&[u8], &[&str]); 5] = [
     (b"BZh", &["bzip2", "-dcq"]),
 ];
 
-/// The uncompressed kernel, if QEMU can start it; an error says why to take the image as it is.
+/// The uncompressed kernel. The error is the reason why QEMU cannot start it; then QEMU must get the image itself.
 pub fn extract(image: &[u8]) -> Result<Vec<u8>> {
     let kernel = if elf::is_elf(image) {
         image.to_vec()
@@ -25,17 +25,17 @@ pub fn extract(image: &[u8]) -> Result<Vec<u8>> {
         unpack(payload(image).context("not a bzImage of boot protocol 2.08 or later")?)?
     };
     if !elf::has_pvh_entry(&kernel) {
-        bail!("it has no PVH entry");
+        bail!("the kernel has no PVH entry");
     }
     Ok(kernel)
 }
 
-/// Whether it could be booted, wrapped or not.
+/// Whether the image is a kernel, compressed or not.
 pub fn is_kernel(image: &[u8]) -> bool {
     elf::is_elf(image) || payload(image).is_some()
 }
 
-/// The compressed kernel within a bzImage (the kernel's Documentation/arch/x86/boot.rst).
+/// The compressed kernel in a bzImage, whose format is described in the kernel's Documentation/arch/x86/boot.rst.
 fn payload(image: &[u8]) -> Option<&[u8]> {
     const SECTOR: usize = 512;
     let word = |at: usize| {
@@ -57,9 +57,9 @@ fn unpack(payload: &[u8]) -> Result<Vec<u8>> {
     let (_, program) = FORMATS
         .iter()
         .find(|(magic, _)| payload.starts_with(magic))
-        .context("its compression is unknown")?;
-    // The build appends the unpacked size to all but gzip, which ends with it anyway; a tool that
-    // stumbles over it has written everything by then, so the result is judged, not the status.
+        .context("the compression of the image is unknown")?;
+    // The kernel's build appends the unpacked size to the payload. Some tools fail on these bytes, but only after
+    // they have written the whole kernel. So the result is checked, not the exit code.
     let mut child = Command::new(
         command::find(program[0]).with_context(|| format!("{} is not installed", program[0]))?,
     )
@@ -72,14 +72,14 @@ fn unpack(payload: &[u8]) -> Result<Vec<u8>> {
     let mut input = child.stdin.take().context("no standard input")?;
     let output = std::thread::scope(|scope| {
         scope.spawn(move || {
-            // A tool that has had enough closes its end.
+            // A tool that needs no more input closes its standard input.
             let _ = input.write_all(payload);
         });
         child.wait_with_output()
     })
     .with_context(|| format!("cannot read from {}", program[0]))?;
     if !elf::is_elf(&output.stdout) {
-        bail!("{} does not unpack it", program[0]);
+        bail!("{} does not unpack the image", program[0]);
     }
     Ok(output.stdout)
 }

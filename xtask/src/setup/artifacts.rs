@@ -1,4 +1,4 @@
-//! Building the workspace's programs with cargo, and finding what it built.
+//! Builds the workspace's programs with cargo, and finds the results.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,17 +8,17 @@ use serde_json::Value;
 
 use crate::host::command;
 
-/// The workspace's root.
+/// The workspace's root directory.
 pub fn root() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here)
 }
 
-/// Cargo, to be run on this workspace.
+/// A cargo command for this workspace.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
-    // What `cargo run` told this program about itself would be news to the builds it starts.
+    // `cargo run` sets these variables for xtask. In another build, a changed variable causes a rebuild.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
@@ -32,14 +32,13 @@ pub fn cargo() -> Command {
 pub fn profiler() -> Result<PathBuf> {
     eprintln!("build: cargo build --release -p zc-profiler");
     let built = build(cargo().args(["build", "--release", "-p", "zc-profiler"]))?;
-    built
-        .into_iter()
-        .find(|program| {
-            program
-                .file_name()
-                .is_some_and(|name| name == "zc-profiler")
-        })
-        .context("cargo built no program zc-profiler")
+    named(&built, "zc-profiler")
+}
+
+fn named(built: &[PathBuf], name: &str) -> Result<PathBuf> {
+    let is_it = |program: &&PathBuf| program.file_name().is_some_and(|file| file == name);
+    let program = built.iter().find(is_it).cloned();
+    program.with_context(|| format!("cargo built no program {name}"))
 }
 
 /// The end-to-end tests, built in release mode.
@@ -51,19 +50,19 @@ pub fn end_to_end_tests() -> Result<Vec<PathBuf>> {
     Ok(built)
 }
 
-/// The profile of what is handed out.
+/// The cargo profile of `cargo xtask dist`.
 pub const DIST_PROFILE: &str = "dist";
-/// Named, so that flags for it are not those of build scripts and macros, which cannot be static.
+/// The explicit target keeps its flags away from build scripts and macros, which cannot be linked statically.
 pub const DIST_TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// What [`distributed`] builds.
+/// The programs that [`distributed`] builds.
 pub struct Distributed {
     pub profiler: PathBuf,
-    /// Writes what goes with the profiler.
+    /// The program that writes the manual pages and completions.
     pub documents: PathBuf,
 }
 
-/// The profiler as it is handed out: linked statically.
+/// The profiler as `cargo xtask dist` packages it: linked statically.
 pub fn distributed() -> Result<Distributed> {
     eprintln!("build: cargo build --profile {DIST_PROFILE} -p zc-profiler");
     let mut cargo = cargo();
@@ -71,25 +70,20 @@ pub fn distributed() -> Result<Distributed> {
         .args(["build", "-p", "zc-profiler", "--profile", DIST_PROFILE])
         .args(["--target", DIST_TARGET])
         .args(["--bin", "zc-profiler", "--example", "documents"])
-        // It would come before the one below.
+        // RUSTFLAGS takes precedence over the variable below.
         .env_remove("RUSTFLAGS")
         .env(
             "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
             "-C target-feature=+crt-static",
         );
     let built = build(&mut cargo)?;
-    let named = |name: &str| {
-        let is_it = |program: &&PathBuf| program.file_name().is_some_and(|file| file == name);
-        let program = built.iter().find(is_it).cloned();
-        program.with_context(|| format!("cargo built no program {name}"))
-    };
     Ok(Distributed {
-        profiler: named("zc-profiler")?,
-        documents: named("documents")?,
+        profiler: named(&built, "zc-profiler")?,
+        documents: named(&built, "documents")?,
     })
 }
 
-/// The program that `cargo xtask bench` measures with, built in release mode.
+/// The measuring program of `cargo xtask bench`, built in release mode.
 pub fn bench() -> Result<PathBuf> {
     let words = ["bench", "-p", "zc-profiler-tests", "--bench", "zc-bench"];
     let built = build(cargo().args(words).arg("--no-run"))?;
@@ -97,7 +91,7 @@ pub fn bench() -> Result<PathBuf> {
     last.context("cargo built no program zc-bench")
 }
 
-/// Builds, and returns the programs that came of it.
+/// Runs a cargo command that builds, and returns the programs that it built.
 pub fn build(command: &mut Command) -> Result<Vec<PathBuf>> {
     command
         .arg("--message-format=json-render-diagnostics")

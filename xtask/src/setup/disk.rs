@@ -1,4 +1,4 @@
-//! What the lab's IDE disks hold: bytes that tell their own position.
+//! The image of the lab's IDE disks. Each word of the image encodes its own position.
 
 use std::fs;
 use std::io::{BufWriter, Write};
@@ -8,12 +8,12 @@ use anyhow::{Context, Result};
 
 use crate::host::cache::Cache;
 
-/// How much of the disk holds the pattern; the rest is a hole.
+/// The size of the pattern at the start of the disk. The rest of the disk is a hole.
 const PATTERN: u64 = 32 << 20;
 const SIZE: u64 = 64 << 20;
 const WORD: u64 = 8;
 
-/// The image in the cache, made if it is missing.
+/// The image in the cache. It is created if it is missing.
 pub fn prepare(cache: &Cache) -> Result<PathBuf> {
     let path = cache.path("lab-disk");
     if fs::metadata(&path).is_ok_and(|data| data.len() == SIZE) {
@@ -35,8 +35,8 @@ fn write(image: &std::path::Path) -> std::io::Result<()> {
     file.into_inner()?.set_len(SIZE)
 }
 
-/// The same as the profiler's lab expects (its `workload/pattern.rs`), whose crate is not built yet
-/// when this is.
+/// The pattern that the profiler's lab expects on these disks. Written here again because xtask builds before the
+/// profiler's crate can.
 fn word(index: u64) -> [u8; 8] {
     (index + 1)
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)

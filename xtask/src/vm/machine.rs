@@ -1,12 +1,12 @@
-//! One command in one virtual machine: streams, signals, time limits, and what to show of the
-//! console when no exit code comes.
+//! Runs one command in one lab machine: its streams, signals and time limits, and the console's last lines if the
+//! machine ends without an exit code.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,12 +18,12 @@ use crate::vm::hardware::Hardware;
 use crate::vm::qemu::Qemu;
 use crate::vm::request::Request;
 
-/// How long the parts of a machine's life may take.
+/// The time limits of a machine.
 #[derive(Clone, Copy)]
 pub struct Limits {
-    /// From QEMU's start until the command starts.
+    /// For the boot, from QEMU's start until the command starts.
     pub boot: Duration,
-    /// The whole, unless a person ends it.
+    /// For the whole run. Without it, the run has no limit.
     pub total: Option<Duration>,
 }
 
@@ -41,14 +41,15 @@ impl Limits {
 pub enum Ending {
     /// The command's exit code.
     Exited(i32),
-    /// A signal to this process ended the machine.
+    /// This process received a signal and ended the machine.
     Interrupted(i32),
-    /// No exit code came.
+    /// The machine ended without an exit code.
     Lost { cause: String, console: Vec<String> },
 }
 
 impl Ending {
-    /// The exit code for this process; a lost machine's console goes to standard error.
+    /// The exit code for this process. For a machine that was lost, also prints the console's last lines to standard
+    /// error.
     pub fn exit_code(self) -> i32 {
         match self {
             Self::Exited(code) => code,
@@ -68,7 +69,7 @@ impl Ending {
     }
 }
 
-/// What the command reads.
+/// The standard input of the command in the guest.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Input {
     /// This process's standard input.
@@ -77,20 +78,20 @@ pub enum Input {
 }
 
 const CONSOLE_LINES: usize = 60;
-/// After a signal was passed on, and for the power to go off.
+/// The time that the command gets to end after a signal, and the guest to switch its power off.
 const GRACE: Duration = Duration::from_secs(10);
-/// How often signals are looked for.
+/// The interval between two checks for signals.
 const TICK: Duration = Duration::from_millis(50);
 
 enum Event {
     Ready,
     Exit(i32),
     HungUp,
-    /// Whoever read this process's output has gone.
+    /// The reader of this process's output has closed its stream.
     Unread,
 }
 
-/// Boots, runs the request, and shuts down.
+/// Boots the machine, runs the request in it and waits for its end.
 pub fn run(
     hardware: &Hardware<'_>,
     request: &Request,
@@ -147,7 +148,7 @@ pub fn run(
     })
 }
 
-/// Waits for the end; an error is why no exit code will come.
+/// Waits for the machine's end. The error is the reason why there is no exit code.
 fn supervise(
     qemu: &mut Qemu,
     events: &Receiver<Event>,
@@ -211,12 +212,12 @@ fn supervise(
     }
 }
 
-/// A guest that cannot hear it any more is about to be seen to have ended.
+/// Sends an order to the guest. An error is ignored: it means that the guest has ended, which [`listen`] reports.
 fn tell(control: &mut UnixStream, order: &str) {
     let _ = writeln!(control, "{order}");
 }
 
-/// A guest that has reported its exit code switches itself off.
+/// Waits until the guest, which has reported its exit code, has switched itself off.
 fn wait_for_power_off(qemu: &mut Qemu) {
     let deadline = Instant::now() + GRACE;
     while Instant::now() < deadline {
@@ -227,7 +228,7 @@ fn wait_for_power_off(qemu: &mut Qemu) {
     }
 }
 
-/// The guest's messages, until its end.
+/// Passes the guest's messages on, until the guest closes the control port.
 fn listen(control: UnixStream, events: Sender<Event>) {
     std::thread::spawn(move || {
         for line in BufReader::new(control).lines().map_while(Result::ok) {
@@ -245,18 +246,18 @@ fn listen(control: UnixStream, events: Sender<Event>) {
     });
 }
 
-/// This process's standard input, to the guest. The thread may wait for input for ever: it ends
-/// with the process.
+/// Copies the input to the guest, in a thread that can wait for input until this process ends.
 fn feed(mut to: UnixStream, input: Input) {
     std::thread::spawn(move || {
         if input == Input::Ours {
             let _ = io::copy(&mut io::stdin().lock(), &mut to);
         }
-        // Half only: QEMU drops what it has not read yet when the whole goes.
+        // Closes one direction only: QEMU discards unread bytes when both are closed.
         let _ = to.shutdown(Shutdown::Write);
     });
 }
 
+/// Copies one output stream of the guest to its end.
 fn pump(
     mut from: UnixStream,
     mut to: impl Write + Send + 'static,
@@ -269,7 +270,7 @@ fn pump(
             if size == 0 {
                 return;
             }
-            // Unread or not, the guest is heard to its end: it would wait otherwise.
+            // Reads on after `to` is closed: otherwise the guest would block in its write.
             if wanted
                 && to
                     .write_all(&buffer[..size])
@@ -283,7 +284,7 @@ fn pump(
     })
 }
 
-/// The last lines of the guest's console, and of what QEMU itself says.
+/// The last lines of the guest's console and of QEMU's own messages.
 #[derive(Clone, Default)]
 struct Console {
     tail: Arc<Mutex<VecDeque<String>>>,
@@ -314,10 +315,7 @@ impl Console {
         if line.is_empty() {
             return;
         }
-        let mut tail = self
-            .tail
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         if tail.len() == CONSOLE_LINES {
             tail.pop_front();
         }
@@ -325,10 +323,7 @@ impl Console {
     }
 
     fn lines(&self) -> Vec<String> {
-        let tail = self
-            .tail
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         tail.iter().cloned().collect()
     }
 }

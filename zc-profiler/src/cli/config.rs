@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use toml::de::{DeTable, DeValue};
 
 use super::serve;
-use crate::ledger::GroupBy;
+use crate::agent::GroupBy;
 
 /// What is read if nothing else is named.
 pub const DEFAULT_FILE: &str = "/etc/zc-profiler/config.toml";

@@ -12,9 +12,9 @@ use std::{
 
 use crate::{
     Options, Profiler, Scope,
-    calibration::{self, Plan},
     export::json,
     kernel::Environment,
+    selftest::{self, Plan},
 };
 use report::{Document, Report};
 
@@ -62,7 +62,7 @@ pub fn run(args: &Args, options: Options) -> anyhow::Result<ExitCode> {
     let mut profiler = Profiler::attach(Scope::Tree, options)?;
     let plan = Plan {
         brief: false,
-        dir: args.dir.clone().unwrap_or_else(calibration::default_dir),
+        dir: args.dir.clone().unwrap_or_else(selftest::default_dir),
     };
     let begun = Instant::now();
     profiler.calibrate(&plan)?;
@@ -74,7 +74,7 @@ pub fn run(args: &Args, options: Options) -> anyhow::Result<ExitCode> {
         statuses: profiler.statuses(),
         evidence: profiler.evidence(),
         outcomes: profiler.calibration(),
-        witness: testimonies
+        cross_check: testimonies
             .as_ref()
             .map(|asked| asked.as_deref().map_err(String::as_str)),
         proof,
@@ -96,6 +96,6 @@ pub fn run(args: &Args, options: Options) -> anyhow::Result<ExitCode> {
 ///
 /// If this process is no child of theirs.
 pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
-    calibration::carry_out(args.parent, &args.dir, &args.paths)?;
+    selftest::carry_out(args.parent, &args.dir, &args.paths)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -25,12 +25,11 @@ use anyhow::{Context, ensure};
 use clap::builder::{PossibleValue, PossibleValuesParser};
 
 use crate::{
-    Accounts, Options, Profiler, Scope,
+    Agent, Options, Profiler, Scope,
+    agent::{GroupBy, Grouping},
     export::{http, json},
-    ledger::{Counters, GroupBy, Grouping, ProcessKey},
-    workload::{
-        self, Meter, MeterError, Plan, Scenario, Signals, Source, TABLES, Target, scenarios,
-    },
+    lab::{self, Meter, MeterError, Plan, Scenario, Signals, Source, TABLES, Target, scenarios},
+    ledger::{Counters, ProcessKey},
 };
 use row::{Document, Row};
 
@@ -80,7 +79,7 @@ pub struct WorkerArgs {
 }
 
 /// What the workers' subcommand is called.
-pub const WORKER: &str = workload::COMMAND;
+pub const WORKER: &str = lab::COMMAND;
 
 /// Carries out `lab`; to be called by the main thread.
 ///
@@ -92,7 +91,7 @@ pub fn run(args: &LabArgs, options: Options) -> anyhow::Result<ExitCode> {
     match drive(args, options, &signals) {
         Ok(code) => Ok(code),
         Err(error) => match error.downcast_ref() {
-            Some(workload::Error::Interrupted(signal)) => {
+            Some(lab::Error::Interrupted(signal)) => {
                 Ok(ExitCode::from(u8::try_from(128 + signal).unwrap_or(1)))
             }
             _ => Err(error),
@@ -106,7 +105,7 @@ pub fn run(args: &LabArgs, options: Options) -> anyhow::Result<ExitCode> {
 ///
 /// If this process is no child of a lab.
 pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
-    workload::work(&args.job)?;
+    lab::work(&args.job)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -132,11 +131,11 @@ fn drive(args: &LabArgs, options: Options, signals: &Signals) -> anyhow::Result<
         by: GroupBy::Comm,
         ..Grouping::default()
     };
-    let accounts = Arc::new(Accounts::new(profiler, grouping));
-    let profiler = accounts.profiler();
+    let agent = Arc::new(Agent::new(profiler, grouping));
+    let profiler = agent.profiler();
     signals.check()?;
     if let Some(listener) = listener {
-        serve(listener, Arc::clone(&accounts))?;
+        serve(listener, Arc::clone(&agent))?;
     }
     let plan = Plan::new(&dir, args.payload, chunk, hardware)?;
     let rows = measure(&scenarios, &plan, profiler, signals)?;
@@ -202,7 +201,7 @@ fn measure(
     plan: &Plan,
     profiler: &Profiler,
     signals: &Signals,
-) -> Result<Vec<Row>, workload::Error> {
+) -> Result<Vec<Row>, lab::Error> {
     let mut rows = Vec::new();
     for (index, scenario) in scenarios.iter().enumerate() {
         let (number, of) = (index + 1, scenarios.len());
@@ -211,7 +210,7 @@ fn measure(
         let begun = Instant::now();
         let row = match plan.run(scenario, signals, profiler) {
             Ok(run) => Row::new(scenario, plan, run, profiler.evidence()),
-            Err(error @ workload::Error::Interrupted(_)) => {
+            Err(error @ lab::Error::Interrupted(_)) => {
                 say("interrupted\n");
                 return Err(error);
             }
@@ -227,7 +226,7 @@ fn measure(
     Ok(rows)
 }
 
-fn serve(listener: TcpListener, accounts: Arc<Accounts>) -> anyhow::Result<()> {
+fn serve(listener: TcpListener, agent: Arc<Agent>) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -235,7 +234,7 @@ fn serve(listener: TcpListener, accounts: Arc<Accounts>) -> anyhow::Result<()> {
         .context("starting the runtime")?;
     thread::spawn(move || {
         let (web, limits) = (http::Web::default(), http::Limits::default());
-        let serving = http::serve(listener, accounts, web, limits, future::pending());
+        let serving = http::serve(listener, agent, web, limits, future::pending());
         if let Err(error) = runtime.block_on(serving) {
             log::error!("metrics: {error}");
         }

@@ -19,8 +19,8 @@ use clap::{
 };
 
 use crate::{
-    calibration,
-    probes::{Options, Way},
+    probes::{AttachClass, Options},
+    selftest,
 };
 
 /// Counts how many bytes the Linux kernel really copies for each process: user to kernel, kernel to
@@ -34,8 +34,8 @@ pub struct Cli {
     verbose: bool,
     /// The strongest way to attach that may be used: what is stronger is treated as refused by the
     /// kernel. By tracepoints alone, copies are derived from what system calls returned
-    #[arg(long, global = true, value_name = "WAY", default_value = Way::default().name(), value_parser = way())]
-    attach: Way,
+    #[arg(long, global = true, value_name = "WAY", default_value = AttachClass::default().name(), value_parser = attach_class())]
+    attach: AttachClass,
     #[command(subcommand)]
     command: Command,
 }
@@ -53,7 +53,7 @@ enum Command {
     /// Show what this kernel allows, which probes hold, and whether known bytes are counted exactly
     Doctor(doctor::Args),
     /// The process with which `doctor` and `serve` move known bytes
-    #[command(name = calibration::COMMAND, hide = true)]
+    #[command(name = selftest::COMMAND, hide = true)]
     CalibrationWorker(doctor::WorkerArgs),
     /// A process that `lab` starts
     #[command(name = lab::WORKER, hide = true)]
@@ -91,7 +91,7 @@ impl Cli {
             .format_timestamp(None)
             .init();
         let options = Options {
-            way: self.attach,
+            best: self.attach,
             verbose: self.verbose,
             ..Options::default()
         };
@@ -107,9 +107,9 @@ impl Cli {
     }
 }
 
-fn way() -> impl TypedValueParser<Value = Way> {
-    PossibleValuesParser::new(Way::ALL.map(Way::name)).map(|name| {
-        let named = |way: &Way| way.name() == name;
-        Way::ALL.into_iter().find(named).unwrap_or_default()
+fn attach_class() -> impl TypedValueParser<Value = AttachClass> {
+    PossibleValuesParser::new(AttachClass::ALL.map(AttachClass::name)).map(|name| {
+        let named = |class: &AttachClass| class.name() == name;
+        AttachClass::ALL.into_iter().find(named).unwrap_or_default()
     })
 }

@@ -13,13 +13,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{config, tell};
 use crate::{
-    Accounts, Options, Profiler, Scope,
-    calibration::{self, Plan, Verdict},
+    Agent, Options, Profiler, Scope,
+    agent::{GroupBy, Grouping},
     export::http::{self, Limits, Web},
-    identity::Service,
     kernel,
-    ledger::{GroupBy, Grouping},
+    kernel::Service,
     probes::{Evidence, Filter, State, room_for_processes},
+    selftest::{self, Plan, Verdict},
 };
 
 /// How often it is looked whether room must be made in the kernel's map.
@@ -223,7 +223,7 @@ pub fn run(args: Args, options: Options) -> anyhow::Result<ExitCode> {
         log::warn!("{reason}");
     }
     let kept = kernel::give_up().context("dropping capabilities")?;
-    let accounts = Arc::new(Accounts::new(profiler, settings.grouping));
+    let agent = Arc::new(Agent::new(profiler, settings.grouping));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -232,7 +232,7 @@ pub fn run(args: Args, options: Options) -> anyhow::Result<ExitCode> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let hangup = signal(SignalKind::hangup())?;
-        let counting = Arc::clone(&accounts);
+        let counting = Arc::clone(&agent);
         let stop = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -248,13 +248,13 @@ pub fn run(args: Args, options: Options) -> anyhow::Result<ExitCode> {
                 "no longer counting; the kernel takes the probes down"
             ));
         };
-        tokio::spawn(retire(Arc::clone(&accounts)));
-        tokio::spawn(reload(hangup, args, settings, Arc::clone(&accounts)));
+        tokio::spawn(retire(Arc::clone(&agent)));
+        tokio::spawn(reload(hangup, args, settings, Arc::clone(&agent)));
         tell(format_args!(
             "counting; capabilities kept: {kept}; metrics: {}://{address}/metrics",
             web.scheme()
         ));
-        http::serve(listener, accounts, web, Limits::default(), stop).await
+        http::serve(listener, agent, web, Limits::default(), stop).await
     })?;
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
@@ -272,7 +272,7 @@ fn share_heap() {
 
 /// On each SIGHUP takes what can change while it counts from the file; a file with mistakes changes
 /// nothing.
-async fn reload(mut hangup: Signal, args: Args, mut settings: Settings, accounts: Arc<Accounts>) {
+async fn reload(mut hangup: Signal, args: Args, mut settings: Settings, agent: Arc<Agent>) {
     while hangup.recv().await.is_some() {
         let new = match args.settings() {
             Ok(new) => new,
@@ -282,7 +282,7 @@ async fn reload(mut hangup: Signal, args: Args, mut settings: Settings, accounts
             }
         };
         // The same filter too: cgroups of its paths may have been made anew.
-        if let Err(error) = accounts.profiler().filter(&new.filter) {
+        if let Err(error) = agent.profiler().filter(&new.filter) {
             log::error!("the configuration stays as it was: {error}");
             continue;
         }
@@ -292,7 +292,7 @@ async fn reload(mut hangup: Signal, args: Args, mut settings: Settings, accounts
                 settings.listen
             );
         }
-        accounts.regroup(new.grouping);
+        agent.regroup(new.grouping);
         settings.grouping = new.grouping;
         tell(format_args!("configuration read again"));
     }
@@ -302,7 +302,7 @@ async fn reload(mut hangup: Signal, args: Args, mut settings: Settings, accounts
 fn calibrate(profiler: &mut Profiler) {
     let plan = Plan {
         brief: true,
-        dir: calibration::default_dir(),
+        dir: selftest::default_dir(),
     };
     match profiler.calibrate(&plan) {
         Ok(outcomes) => {
@@ -320,18 +320,18 @@ fn calibrate(profiler: &mut Profiler) {
     }
 }
 
-async fn retire(accounts: Arc<Accounts>) {
+async fn retire(agent: Arc<Agent>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     for look in (0..LOOKS).cycle() {
         ticks.tick().await;
-        let due = match accounts.profiler().is_filling(look == 0) {
+        let due = match agent.profiler().is_filling(look == 0) {
             Ok(filling) => filling,
             Err(error) => {
                 log::error!("looking for room in the ledger: {error}");
                 false
             }
         };
-        if due && let Err(error) = accounts.retire() {
+        if due && let Err(error) = agent.retire() {
             log::error!("making room in the ledger: {error}");
         }
     }

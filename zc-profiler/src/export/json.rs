@@ -11,8 +11,9 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::{
-    Accounts,
-    ledger::{Counters, Name, Process},
+    Agent,
+    agent::Name,
+    ledger::{Counters, Process},
 };
 
 /// What `stat --json` writes.
@@ -54,9 +55,9 @@ struct Group<'a> {
 /// # Errors
 ///
 /// If the ledger cannot be read.
-pub fn ledger(accounts: &Accounts) -> anyhow::Result<String> {
-    let profiler = accounts.profiler();
-    let text = accounts.show(|snapshot, _, groups| {
+pub fn ledger(agent: &Agent) -> anyhow::Result<String> {
+    let profiler = agent.profiler();
+    let text = agent.show(|snapshot, _, groups| {
         let turned_away = ("group_limit", groups.turned_away());
         let group = |(name, counters)| Group { name, counters };
         serde_json::to_string(&Ledger {

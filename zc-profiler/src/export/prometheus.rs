@@ -8,10 +8,11 @@ use prometheus::{
 };
 
 use crate::{
-    Accounts,
-    calibration::{Outcome, Verdict},
-    ledger::{Counters, Direction, Groups, Lost, Method, MethodTotals, Name},
+    Agent,
+    agent::{Groups, Name},
+    ledger::{Counters, Direction, Fallback, Method, MethodTotals},
     probes::{Evidence, State, Status},
+    selftest::{Outcome, Verdict},
 };
 
 /// What `Content-Type` the text has.
@@ -140,13 +141,17 @@ pub(super) const FAMILIES: &[Family] = &[
         },
     },
     Family {
-        name: "zc_lost_zero_copy_bytes_total",
+        name: "zc_zero_copy_fallback_bytes_total",
         help: "Bytes copied although a program asked to pass them by reference.",
         labels: &["reason"],
         of_copies: true,
         samples: |counters| {
-            let sample = |(reason, bytes): (&Lost, &u64)| (vec![reason.name()], *bytes);
-            counters.lost_zero_copy_bytes.iter().map(sample).collect()
+            let sample = |(reason, bytes): (&Fallback, &u64)| (vec![reason.name()], *bytes);
+            counters
+                .zero_copy_fallback_bytes
+                .iter()
+                .map(sample)
+                .collect()
         },
     },
 ];
@@ -173,10 +178,10 @@ fn by_direction(counters: &Counters, value: fn(&MethodTotals, Direction) -> u64)
 /// # Errors
 ///
 /// If the ledger cannot be read.
-pub fn scrape(accounts: &Accounts) -> anyhow::Result<String> {
+pub fn scrape(agent: &Agent) -> anyhow::Result<String> {
     let begun = Instant::now();
-    let profiler = accounts.profiler();
-    let (mut families, sizes, losses) = accounts.show(|snapshot, processes, groups| {
+    let profiler = agent.profiler();
+    let (mut families, sizes, losses) = agent.show(|snapshot, processes, groups| {
         let families = families(groups, profiler.evidence());
         let series: usize = families
             .iter()
@@ -338,7 +343,7 @@ fn runs(registry: &Registry, runs: &[(&Status, u64, Duration)]) -> prometheus::R
     )?;
     registry.register(Box::new(seconds.clone()))?;
     for (status, number, time) in runs {
-        let attach = status.form().map_or("", |form| form.attach.name());
+        let attach = status.variant().map_or("", |variant| variant.attach.name());
         let values = [status.hook.name, attach];
         count.with_label_values(&values).inc_by(*number);
         seconds
@@ -359,7 +364,7 @@ fn probes(registry: &Registry, statuses: &[Status]) -> prometheus::Result<()> {
     registry.register(Box::new(metric.clone()))?;
     for status in statuses {
         let (attach, value) = match &status.state {
-            State::Attached(form) => (form.attach.name(), 1.0),
+            State::Attached(variant) => (variant.attach.name(), 1.0),
             State::Absent(_) => ("absent", 0.0),
             State::Failed(_) => ("failed", 0.0),
         };
@@ -421,8 +426,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        identity::Service,
-        ledger::{Copies, GroupBy, Grouping, Process, ProcessKey},
+        agent::{GroupBy, Grouping},
+        kernel::Service,
+        ledger::{Copies, Process, ProcessKey},
     };
 
     fn process(pid: u32, comm: &str, bytes: u64) -> Process {

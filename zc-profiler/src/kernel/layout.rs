@@ -6,7 +6,7 @@ use super::{btf::Btf, symbols::Symbols};
 
 /// Something of the kernel's that programs need, and that some kernels may not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
+pub enum Requirement {
     /// The running task: its process, flags, system call.
     Task,
     /// Types and direction of an `iov_iter`.
@@ -90,41 +90,41 @@ const SIDES: [(&str, u8); 8] = [
 
 /// The layout, and what of it is missing, each with the name of the missing member or symbol.
 #[must_use]
-pub fn resolve(btf: &Btf, symbols: &Symbols) -> (KernelLayout, Vec<(Need, String)>) {
+pub fn resolve(btf: &Btf, symbols: &Symbols) -> (KernelLayout, Vec<(Requirement, String)>) {
     let mut missing = Vec::new();
     let devices = devices(btf, &mut missing);
     let mut member = |need, structure, path| member(btf, &mut missing, need, structure, path);
     // Before 5.14 each type was one bit of `type`, above the direction in bit 0.
     let bitwise = btf.member("iov_iter", "iter_type").is_none();
     let mut layout = KernelLayout {
-        task_flags: member(Need::Task, "task_struct", "flags"),
-        task_pid: member(Need::Task, "task_struct", "pid"),
-        task_tgid: member(Need::Task, "task_struct", "tgid"),
-        task_group_leader: member(Need::Task, "task_struct", "group_leader"),
-        task_start_boottime: member(Need::Task, "task_struct", "start_boottime"),
-        task_comm: member(Need::Task, "task_struct", "comm"),
-        task_signal: member(Need::Task, "task_struct", "signal"),
-        task_stack: member(Need::Task, "task_struct", "stack"),
+        task_flags: member(Requirement::Task, "task_struct", "flags"),
+        task_pid: member(Requirement::Task, "task_struct", "pid"),
+        task_tgid: member(Requirement::Task, "task_struct", "tgid"),
+        task_group_leader: member(Requirement::Task, "task_struct", "group_leader"),
+        task_start_boottime: member(Requirement::Task, "task_struct", "start_boottime"),
+        task_comm: member(Requirement::Task, "task_struct", "comm"),
+        task_signal: member(Requirement::Task, "task_struct", "signal"),
+        task_stack: member(Requirement::Task, "task_struct", "stack"),
         // Renamed in 5.14.
         task_state: btf
             .member("task_struct", "__state")
-            .unwrap_or_else(|| member(Need::State, "task_struct", "state")),
-        thread_info_status: member(Need::Task, "task_struct", "thread_info.status"),
-        signal_live: member(Need::Task, "signal_struct", "live.counter"),
-        regs_orig_ax: member(Need::Task, "pt_regs", "orig_ax"),
+            .unwrap_or_else(|| member(Requirement::State, "task_struct", "state")),
+        thread_info_status: member(Requirement::Task, "task_struct", "thread_info.status"),
+        signal_live: member(Requirement::Task, "signal_struct", "live.counter"),
+        regs_orig_ax: member(Requirement::Task, "pt_regs", "orig_ax"),
         iter_type: member(
-            Need::Iter,
+            Requirement::Iter,
             "iov_iter",
             if bitwise { "type" } else { "iter_type" },
         ),
-        msghdr_msg_iter: member(Need::Message, "msghdr", "msg_iter"),
-        skb_data_len: member(Need::Skb, "sk_buff", "data_len"),
-        vm_fault_page: member(Need::Fault, "vm_fault", "page"),
-        vm_fault_cow_page: member(Need::Fault, "vm_fault", "cow_page"),
-        iomap_dio_size: member(Need::DirectIo, "iomap_dio", "size"),
-        iomap_dio_wait: member(Need::DirectIo, "iomap_dio", "wait_for_completion"),
-        io_kiocb_opcode: member(Need::Request, "io_kiocb", "opcode"),
-        io_uring_cqe_res: member(Need::Request, "io_uring_cqe", "res"),
+        msghdr_msg_iter: member(Requirement::Message, "msghdr", "msg_iter"),
+        skb_data_len: member(Requirement::Skb, "sk_buff", "data_len"),
+        vm_fault_page: member(Requirement::Fault, "vm_fault", "page"),
+        vm_fault_cow_page: member(Requirement::Fault, "vm_fault", "cow_page"),
+        iomap_dio_size: member(Requirement::DirectIo, "iomap_dio", "size"),
+        iomap_dio_wait: member(Requirement::DirectIo, "iomap_dio", "wait_for_completion"),
+        io_kiocb_opcode: member(Requirement::Request, "io_kiocb", "opcode"),
+        io_uring_cqe_res: member(Requirement::Request, "io_uring_cqe", "res"),
         io_notif_data_uarg: btf.member("io_notif_data", "uarg").unwrap_or(ABSENT),
         io_kiocb_task: btf
             .member("io_kiocb", "tctx")
@@ -134,15 +134,15 @@ pub fn resolve(btf: &Btf, symbols: &Symbols) -> (KernelLayout, Vec<(Need, String
             .member("io_kiocb", "tctx")
             .and_then(|_| btf.member("io_uring_task", "task"))
             .unwrap_or(ABSENT),
-        task_cgroups: member(Need::Cgroup, "task_struct", "cgroups"),
-        css_set_dfl_cgrp: member(Need::Cgroup, "css_set", "dfl_cgrp"),
-        cgroup_kn: member(Need::Cgroup, "cgroup", "kn"),
-        kernfs_node_id: member(Need::Cgroup, "kernfs_node", "id"),
-        kernfs_node_name: member(Need::CgroupTree, "kernfs_node", "name"),
-        cgroup_parent: member(Need::CgroupTree, "cgroup", "self.parent"),
-        css_cgroup: member(Need::CgroupTree, "cgroup_subsys_state", "cgroup"),
-        cgroup_root: member(Need::CgroupTree, "cgroup", "root"),
-        cgroup_root_hierarchy_id: member(Need::CgroupTree, "cgroup_root", "hierarchy_id"),
+        task_cgroups: member(Requirement::Cgroup, "task_struct", "cgroups"),
+        css_set_dfl_cgrp: member(Requirement::Cgroup, "css_set", "dfl_cgrp"),
+        cgroup_kn: member(Requirement::Cgroup, "cgroup", "kn"),
+        kernfs_node_id: member(Requirement::Cgroup, "kernfs_node", "id"),
+        kernfs_node_name: member(Requirement::CgroupTree, "kernfs_node", "name"),
+        cgroup_parent: member(Requirement::CgroupTree, "cgroup", "self.parent"),
+        css_cgroup: member(Requirement::CgroupTree, "cgroup_subsys_state", "cgroup"),
+        cgroup_root: member(Requirement::CgroupTree, "cgroup", "root"),
+        cgroup_root_hierarchy_id: member(Requirement::CgroupTree, "cgroup_root", "hierarchy_id"),
         has_completed_request: (btf.tracepoint_arguments("io_uring_complete") != Some(4)).into(),
         has_task_btf: btf.has_function("bpf_get_current_task_btf").into(),
         has_task_pt_regs: btf.has_function("bpf_task_pt_regs").into(),
@@ -155,7 +155,7 @@ pub fn resolve(btf: &Btf, symbols: &Symbols) -> (KernelLayout, Vec<(Need, String
             .or_else(|| btf.member("folio", "_folio_nr_pages"))
             .unwrap_or(ABSENT);
         if layout.folio_pages == ABSENT {
-            missing.push((Need::Folio, "folio._nr_pages".into()));
+            missing.push((Requirement::Folio, "folio._nr_pages".into()));
         }
     }
     layout.stack_regs = THREAD_SIZE - btf.size("pt_regs").unwrap_or_default();
@@ -172,7 +172,7 @@ pub fn resolve(btf: &Btf, symbols: &Symbols) -> (KernelLayout, Vec<(Need, String
         }
     }
     if !layout.iter_sides.contains(&SIDE_USER) {
-        missing.push((Need::Iter, "enum iter_type".into()));
+        missing.push((Requirement::Iter, "enum iter_type".into()));
     }
     let first = |names: &[&str]| names.iter().find_map(|name| symbols.address(name));
     layout.zerocopy_callback = first(&ZEROCOPY_CALLBACKS).unwrap_or_default();
@@ -189,7 +189,7 @@ pub fn resolve(btf: &Btf, symbols: &Symbols) -> (KernelLayout, Vec<(Need, String
             layout.preempt_count = count;
         }
         _ => missing.push((
-            Need::PreemptCount,
+            Requirement::PreemptCount,
             "__preempt_count in /proc/kallsyms".into(),
         )),
     }
@@ -197,23 +197,23 @@ pub fn resolve(btf: &Btf, symbols: &Symbols) -> (KernelLayout, Vec<(Need, String
 }
 
 /// The part that concerns sockets, network devices and disks.
-fn devices(btf: &Btf, missing: &mut Vec<(Need, String)>) -> KernelLayout {
+fn devices(btf: &Btf, missing: &mut Vec<(Requirement, String)>) -> KernelLayout {
     let mut member = |need, structure, path| member(btf, missing, need, structure, path);
     // Before 5.12 the flags of a socket buffer's pages were among those of its transmission.
     let separate = btf.member("skb_shared_info", "flags").is_some();
     let mut layout = KernelLayout {
-        sock_type: member(Need::Skb, "sock", "sk_type"),
-        skb_sk: member(Need::Skb, "sk_buff", "sk"),
-        skb_len: member(Need::Skb, "sk_buff", "len"),
-        skb_cb: member(Need::Skb, "sk_buff", "cb"),
-        skb_head: member(Need::Skb, "sk_buff", "head"),
-        skb_data: member(Need::Skb, "sk_buff", "data"),
-        skb_tail: member(Need::Skb, "sk_buff", "tail"),
-        skb_end: member(Need::Skb, "sk_buff", "end"),
-        skb_dev: member(Need::Skb, "sk_buff", "dev"),
-        skb_mac_header: member(Need::Skb, "sk_buff", "mac_header"),
+        sock_type: member(Requirement::Skb, "sock", "sk_type"),
+        skb_sk: member(Requirement::Skb, "sk_buff", "sk"),
+        skb_len: member(Requirement::Skb, "sk_buff", "len"),
+        skb_cb: member(Requirement::Skb, "sk_buff", "cb"),
+        skb_head: member(Requirement::Skb, "sk_buff", "head"),
+        skb_data: member(Requirement::Skb, "sk_buff", "data"),
+        skb_tail: member(Requirement::Skb, "sk_buff", "tail"),
+        skb_end: member(Requirement::Skb, "sk_buff", "end"),
+        skb_dev: member(Requirement::Skb, "sk_buff", "dev"),
+        skb_mac_header: member(Requirement::Skb, "sk_buff", "mac_header"),
         shinfo_flags: member(
-            Need::Skb,
+            Requirement::Skb,
             "skb_shared_info",
             if separate { "flags" } else { "tx_flags" },
         ),
@@ -222,53 +222,53 @@ fn devices(btf: &Btf, missing: &mut Vec<(Need, String)>) -> KernelLayout {
         } else {
             SHARED_FRAG_TX
         },
-        shinfo_destructor_arg: member(Need::Skb, "skb_shared_info", "destructor_arg"),
+        shinfo_destructor_arg: member(Requirement::Skb, "skb_shared_info", "destructor_arg"),
         // Renamed in 6.10.
         ubuf_callback: btf
             .member("ubuf_info", "ops")
-            .unwrap_or_else(|| member(Need::Skb, "ubuf_info", "callback")),
-        net_device_parent: member(Need::NetDevice, "net_device", "dev.parent"),
-        bio_opf: member(Need::Bio, "bio", "bi_opf"),
-        bio_size: member(Need::Bio, "bio", "bi_iter.bi_size"),
+            .unwrap_or_else(|| member(Requirement::Skb, "ubuf_info", "callback")),
+        net_device_parent: member(Requirement::NetDevice, "net_device", "dev.parent"),
+        bio_opf: member(Requirement::Bio, "bio", "bi_opf"),
+        bio_size: member(Requirement::Bio, "bio", "bi_iter.bi_size"),
         bio_bdev: btf.member("bio", "bi_bdev").unwrap_or(ABSENT),
-        bio_io_vec: member(Need::Writer, "bio", "bi_io_vec"),
-        bio_vec_page: member(Need::Writer, "bio_vec", "bv_page"),
-        page_mapping: member(Need::Writer, "page", "mapping"),
+        bio_io_vec: member(Requirement::Writer, "bio", "bi_io_vec"),
+        bio_vec_page: member(Requirement::Writer, "bio_vec", "bv_page"),
+        page_mapping: member(Requirement::Writer, "page", "mapping"),
         // Renamed in 7.1.
         page_head: btf
             .member("page", "compound_info")
-            .unwrap_or_else(|| member(Need::Writer, "page", "compound_head")),
-        mapping_host: member(Need::Writer, "address_space", "host"),
-        inode_number: member(Need::Writer, "inode", "i_ino"),
-        inode_generation: member(Need::Writer, "inode", "i_generation"),
-        file_mapping: member(Need::Writer, "file", "f_mapping"),
-        kiocb_file: member(Need::Writer, "kiocb", "ki_filp"),
+            .unwrap_or_else(|| member(Requirement::Writer, "page", "compound_head")),
+        mapping_host: member(Requirement::Writer, "address_space", "host"),
+        inode_number: member(Requirement::Writer, "inode", "i_ino"),
+        inode_generation: member(Requirement::Writer, "inode", "i_generation"),
+        file_mapping: member(Requirement::Writer, "file", "f_mapping"),
+        kiocb_file: member(Requirement::Writer, "kiocb", "ki_filp"),
         // Before 5.12 the bio points to the disk itself, whose first partition is part of it.
         bdev_disk: btf
             .member("bio", "bi_disk")
-            .unwrap_or_else(|| member(Need::Bio, "block_device", "bd_disk")),
+            .unwrap_or_else(|| member(Requirement::Bio, "block_device", "bd_disk")),
         gendisk_part0: if btf.member("bio", "bi_bdev").is_some() {
-            member(Need::Bio, "gendisk", "part0")
+            member(Requirement::Bio, "gendisk", "part0")
         } else {
             ABSENT
         },
         part0_parent: btf
             .member("gendisk", "part0.__dev.parent")
-            .unwrap_or_else(|| member(Need::Bio, "block_device", "bd_device.parent")),
-        gendisk_major: member(Need::Bio, "gendisk", "major"),
-        gendisk_first_minor: member(Need::Bio, "gendisk", "first_minor"),
+            .unwrap_or_else(|| member(Requirement::Bio, "block_device", "bd_device.parent")),
+        gendisk_major: member(Requirement::Bio, "gendisk", "major"),
+        gendisk_first_minor: member(Requirement::Bio, "gendisk", "first_minor"),
         ..KernelLayout::UNKNOWN
     };
-    layout.shinfo_dataref = member(Need::SkbHead, "skb_shared_info", "dataref");
+    layout.shinfo_dataref = member(Requirement::SkbHead, "skb_shared_info", "dataref");
     let mut bit = |name| {
         btf.bit("sk_buff", name).unwrap_or_else(|| {
-            missing.push((Need::SkbHead, format!("sk_buff.{name}")));
+            missing.push((Requirement::SkbHead, format!("sk_buff.{name}")));
             (ABSENT, 0)
         })
     };
     (layout.skb_cloned, layout.skb_cloned_bit) = bit("cloned");
     (layout.skb_head_frag, layout.skb_head_frag_bit) = bit("head_frag");
-    if missing.iter().any(|(need, _)| *need == Need::Writer) {
+    if missing.iter().any(|(need, _)| *need == Requirement::Writer) {
         layout.page_mapping = ABSENT;
     }
     layout
@@ -277,8 +277,8 @@ fn devices(btf: &Btf, missing: &mut Vec<(Need, String)>) -> KernelLayout {
 /// The offset of a member, noted as missing if the kernel does not have it.
 fn member(
     btf: &Btf,
-    missing: &mut Vec<(Need, String)>,
-    need: Need,
+    missing: &mut Vec<(Requirement, String)>,
+    need: Requirement,
     structure: &str,
     path: &str,
 ) -> u32 {

@@ -1,7 +1,6 @@
 //! From the maps in the kernel to plain values.
 
 mod batch;
-mod groups;
 mod model;
 
 use std::{
@@ -18,14 +17,11 @@ use aya::maps::{Array, HashMap, MapData, MapError};
 use thiserror::Error;
 use zc_profiler_ebpf::{COMM_LEN, FOLLOWED, ProcessCounters};
 
-pub use self::{
-    groups::{GroupBy, Grouping, Groups, Name},
-    model::{
-        ContextSwitches, Copies, Counters, DmaBytes, Flows, MethodTotals, ModeSwitches, PageFaults,
-        Process, Raw, Snapshot,
-    },
+pub use self::model::{
+    ContextSwitches, Copies, Counters, DmaBytes, Flows, MethodTotals, ModeSwitches, PageFaults,
+    Process, Raw, Snapshot,
 };
-pub use zc_profiler_ebpf::{Direction, Dropped, Lost, Method, ProcessKey};
+pub use zc_profiler_ebpf::{Direction, Dropped, Fallback, Method, ProcessKey};
 
 /// Why the ledger could not be read or written.
 #[derive(Debug, Error)]
@@ -107,8 +103,8 @@ impl Ledger {
     }
 
     /// Lets a process in by these tickets; says whether it was new, and could be.
-    pub(crate) fn admit(&self, key: ProcessKey, tickets: u64) -> Result<bool, MapError> {
-        match self.insert(key, tickets, BPF_NOEXIST) {
+    pub(crate) fn admit(&self, key: ProcessKey, filter_bits: u64) -> Result<bool, MapError> {
+        match self.insert(key, filter_bits, BPF_NOEXIST) {
             Err(MapError::SyscallError(error))
                 if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
             {
@@ -118,9 +114,9 @@ impl Ledger {
         }
     }
 
-    fn insert(&self, key: ProcessKey, tickets: u64, flags: u64) -> Result<(), MapError> {
+    fn insert(&self, key: ProcessKey, filter_bits: u64, flags: u64) -> Result<(), MapError> {
         let mut counters = ProcessCounters {
-            tickets: [tickets, 0],
+            filter_bits: [filter_bits, 0],
             ..ProcessCounters::default()
         };
         let comm = std::fs::read(format!("/proc/{}/comm", key.pid)).unwrap_or_default();

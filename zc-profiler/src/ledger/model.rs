@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Serialize, Serializer};
 use zc_profiler_ebpf::{
-    Direction, Dropped, FOLLOWED, Lost, Method, MethodCounters, ProcessCounters, ProcessKey,
+    Direction, Dropped, FOLLOWED, Fallback, Method, MethodCounters, ProcessCounters, ProcessKey,
 };
 
 /// Runs of a carrier and the bytes they copied.
@@ -100,7 +100,7 @@ pub struct Counters {
     pub pio_bytes: Flows,
     /// Bytes copied although a program asked to pass them by reference, for the reasons there were.
     #[serde(serialize_with = "by_reason")]
-    pub lost_zero_copy_bytes: BTreeMap<Lost, u64>,
+    pub zero_copy_fallback_bytes: BTreeMap<Fallback, u64>,
 }
 
 /// One process and its counters.
@@ -147,7 +147,7 @@ impl Raw<'_> {
     }
 
     pub(super) fn followed(&self) -> bool {
-        self.counters.tickets == [FOLLOWED, 0] && !self.key.is_pseudo()
+        self.counters.filter_bits == [FOLLOWED, 0] && !self.key.is_pseudo()
     }
 
     /// A number that changes with anything of it (FNV-1a, by words). Should it not, for once in 2^64, the
@@ -326,9 +326,9 @@ impl From<&ProcessCounters> for Counters {
                 net: Flows::from(counters.dma_bytes[1]),
             },
             pio_bytes: Flows::from(counters.pio_bytes),
-            lost_zero_copy_bytes: Lost::ALL
+            zero_copy_fallback_bytes: Fallback::ALL
                 .into_iter()
-                .zip(counters.lost_bytes)
+                .zip(counters.fallback_bytes)
                 .filter(|(_, bytes)| *bytes > 0)
                 .collect(),
         }
@@ -367,11 +367,11 @@ zip! {
     DmaBytes {} { block, net };
     Counters {} {
         methods, mode_switches, context_switches, page_faults,
-        dma_bytes, pio_bytes, lost_zero_copy_bytes
+        dma_bytes, pio_bytes, zero_copy_fallback_bytes
     };
 }
 
-impl Zip for BTreeMap<Lost, u64> {
+impl Zip for BTreeMap<Fallback, u64> {
     fn zip(&mut self, other: &Self, with: fn(u64, u64) -> u64) {
         for (reason, bytes) in other {
             let sum = self.entry(*reason).or_default();
@@ -425,7 +425,7 @@ fn by_name<S: Serializer>(
 }
 
 fn by_reason<S: Serializer>(
-    reasons: &BTreeMap<Lost, u64>,
+    reasons: &BTreeMap<Fallback, u64>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.collect_map(reasons.iter().map(|(reason, bytes)| (reason.name(), bytes)))
@@ -444,7 +444,7 @@ mod tests {
             involuntary_switches: seed + 4,
             dma_bytes: [[seed + 5, seed + 6], [seed + 7, seed + 8]],
             pio_bytes: [seed + 9, seed + 10],
-            lost_bytes: [0, seed + 11, 0, 0],
+            fallback_bytes: [0, seed + 11, 0, 0],
             ..ProcessCounters::default()
         };
         counters.methods[Method::Read as usize] = MethodCounters {
@@ -506,7 +506,7 @@ mod tests {
                 "page_faults": {"minor": 3, "major": 4},
                 "dma_bytes": {"block": {"in": 7, "out": 8}, "net": {"in": 9, "out": 10}},
                 "pio_bytes": {"in": 11, "out": 12},
-                "lost_zero_copy_bytes": {"sg_off": 13},
+                "zero_copy_fallback_bytes": {"sg_off": 13},
             })
         );
     }

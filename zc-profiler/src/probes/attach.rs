@@ -12,19 +12,19 @@ use zc_profiler_ebpf::{
 };
 
 use super::{
-    Error, Evidence, Options, Way,
-    hooks::{self, Attach, Form, Hook},
+    AttachClass, Error, Evidence, Options,
+    hooks::{self, AttachMode, Hook, Variant},
     operands,
     status::{State, Status},
 };
-use crate::kernel::{Need, Symbols, btf::Btf};
+use crate::kernel::{Requirement, Symbols, btf::Btf};
 
 pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/zc-profiler-ebpf"));
 
 /// What loading needs to know.
 pub struct Plan<'a> {
-    /// The running kernel's types, for choosing forms.
+    /// The running kernel's types, for choosing variants.
     pub btf: &'a Btf,
     /// And its symbols.
     pub symbols: &'a Symbols,
@@ -33,7 +33,7 @@ pub struct Plan<'a> {
     /// What the programs need to know.
     pub layout: KernelLayout,
     /// What of it the kernel does not have.
-    pub missing: &'a [(Need, String)],
+    pub missing: &'a [(Requirement, String)],
     /// How many processes the ledger holds.
     pub processes: u32,
     /// Which ways are open, and whether programs log.
@@ -43,7 +43,7 @@ pub struct Plan<'a> {
 impl Plan<'_> {
     /// Loads and attaches every row that this kernel allows.
     pub fn carry_out(&self) -> Result<(Ebpf, Vec<Status>, Evidence), Error> {
-        if self.options.way != Way::Fentry {
+        if self.options.best != AttachClass::Fentry {
             let (ebpf, statuses) = self.attempt(Evidence::Derived, &HashSet::new())?;
             return Ok((ebpf, statuses, Evidence::Derived));
         }
@@ -53,8 +53,8 @@ impl Plan<'_> {
             if self.options.only.is_none()
                 && !statuses
                     .iter()
-                    .filter_map(Status::form)
-                    .any(|form| form.attach.measures())
+                    .filter_map(Status::variant)
+                    .any(|variant| variant.attach.measures())
             {
                 let (ebpf, derived) = self.attempt(Evidence::Derived, &refused)?;
                 return Ok((ebpf, with_reasons(derived, &statuses), Evidence::Derived));
@@ -93,7 +93,7 @@ impl Plan<'_> {
             .override_global("SYSCALL_METHODS", methods.as_slice(), true)
             .override_global(aya_log::LEVEL, &level, true)
             .map_max_entries("PROCESSES", self.processes)
-            .map_max_entries("PASSES", self.processes)
+            .map_max_entries("EXTRA_FILTER_BITS", self.processes)
             .load(&operands::fill(OBJECT, &self.layout))
             .map_err(Error::Load)?;
         let statuses = hooks::all(evidence)
@@ -105,41 +105,43 @@ impl Plan<'_> {
         Ok((ebpf, statuses))
     }
 
-    /// The forms of a row that this kernel has, in order, or why it has none.
-    fn forms(&self, hook: &'static Hook) -> Result<Vec<&'static Form>, String> {
+    /// The variants of a row that this kernel has, in order, or why it has none.
+    fn variants(&self, hook: &'static Hook) -> Result<Vec<&'static Variant>, String> {
         if let Some((_, member)) = self.missing.iter().find(|(need, _)| {
             // The state matters only where the tracepoint does not pass it.
             hook.needs.contains(need)
-                && (*need != Need::State
+                && (*need != Requirement::State
                     || self.btf.tracepoint_arguments("sched_switch") == Some(3))
         }) {
             return Err(format!("this kernel does not show {member}"));
         }
-        let mut forms = Vec::new();
+        let mut variants = Vec::new();
         let mut reasons = Vec::new();
-        for form in hook.forms {
-            let arguments = match form.attach {
-                Attach::Tracepoint => self.btf.tracepoint_arguments(form.target),
-                Attach::Fentry | Attach::Fexit => self.btf.function_arguments(form.target),
+        for variant in hook.variants {
+            let arguments = match variant.attach {
+                AttachMode::Tracepoint => self.btf.tracepoint_arguments(variant.target),
+                AttachMode::Fentry | AttachMode::Fexit => {
+                    self.btf.function_arguments(variant.target)
+                }
                 // The kernel's types do not tell of modules.
-                Attach::Kprobe => self.btf.function_arguments(form.target).or_else(|| {
-                    let found = self.symbols.in_module(form.target);
-                    found.then_some(form.arguments)
+                AttachMode::Kprobe => self.btf.function_arguments(variant.target).or_else(|| {
+                    let found = self.symbols.in_module(variant.target);
+                    found.then_some(variant.arguments)
                 }),
             };
             match arguments {
-                Some(arguments) if arguments == form.arguments => forms.push(form),
+                Some(arguments) if arguments == variant.arguments => variants.push(variant),
                 Some(arguments) => {
-                    reasons.push(format!("{} takes {arguments} arguments", form.target));
+                    reasons.push(format!("{} takes {arguments} arguments", variant.target));
                 }
-                None => reasons.push(format!("no {}", form.target)),
+                None => reasons.push(format!("no {}", variant.target)),
             }
         }
-        if forms.is_empty() {
+        if variants.is_empty() {
             reasons.dedup();
             return Err(reasons.join(", "));
         }
-        Ok(forms)
+        Ok(variants)
     }
 
     /// Attaches the first form that the kernel takes.
@@ -149,25 +151,25 @@ impl Plan<'_> {
         {
             return State::Absent("it was left out".into());
         }
-        let forms = match self.forms(hook) {
-            Ok(forms) => forms,
+        let variants = match self.variants(hook) {
+            Ok(variants) => variants,
             Err(reason) => return State::Absent(reason),
         };
         let mut reasons = Vec::new();
-        for form in forms {
-            if form.attach.way() < self.options.way {
-                let allowed = self.options.way.name();
+        for variant in variants {
+            if variant.attach.class() < self.options.best {
+                let allowed = self.options.best.name();
                 reasons.push(format!(
                     "{} is left out by --attach {allowed}",
-                    form.attach.name()
+                    variant.attach.name()
                 ));
                 continue;
             }
-            if evidence == Evidence::Derived && form.attach.measures() {
+            if evidence == Evidence::Derived && variant.attach.measures() {
                 continue;
             }
-            match self.attach_form(ebpf, form) {
-                Ok(()) => return State::Attached(form),
+            match self.attach_variant(ebpf, variant) {
+                Ok(()) => return State::Attached(variant),
                 Err(error) => {
                     log::debug!("{}: {error}", hook.name);
                     reasons.push(brief(&error));
@@ -178,18 +180,18 @@ impl Plan<'_> {
         State::Failed(reasons.join(", "))
     }
 
-    fn attach_form(&self, ebpf: &mut Ebpf, form: &Form) -> Result<(), ProgramError> {
-        let double = double(form.program);
-        let mut names = vec![form.program];
-        if self.layout.preemptible != 0 && ebpf.program(&double).is_some() {
+    fn attach_variant(&self, ebpf: &mut Ebpf, variant: &Variant) -> Result<(), ProgramError> {
+        let standby = standby(variant.program);
+        let mut names = vec![variant.program];
+        if self.layout.preemptible != 0 && ebpf.program(&standby).is_some() {
             // The double must run last: tracepoints run the oldest first, trampolines the newest.
-            match form.attach {
-                Attach::Tracepoint => names.push(&double),
-                _ => names.insert(0, &double),
+            match variant.attach {
+                AttachMode::Tracepoint => names.push(&standby),
+                _ => names.insert(0, &standby),
             }
         }
         for name in &names {
-            if let Err(error) = self.attach_program(ebpf, form, name) {
+            if let Err(error) = self.attach_program(ebpf, variant, name) {
                 // One alone would count what is shown as lost.
                 for name in names {
                     unload(ebpf, name);
@@ -200,30 +202,35 @@ impl Plan<'_> {
         Ok(())
     }
 
-    fn attach_program(&self, ebpf: &mut Ebpf, form: &Form, name: &str) -> Result<(), ProgramError> {
+    fn attach_program(
+        &self,
+        ebpf: &mut Ebpf,
+        variant: &Variant,
+        name: &str,
+    ) -> Result<(), ProgramError> {
         let program: &mut Program = ebpf
             .program_mut(name)
             .ok_or(ProgramError::UnexpectedProgramType)?;
-        match form.attach {
-            Attach::Fentry => {
+        match variant.attach {
+            AttachMode::Fentry => {
                 let program: &mut FEntry = program.try_into()?;
-                program.load(form.target, self.aya_btf)?;
+                program.load(variant.target, self.aya_btf)?;
                 program.attach()?;
             }
-            Attach::Fexit => {
+            AttachMode::Fexit => {
                 let program: &mut FExit = program.try_into()?;
-                program.load(form.target, self.aya_btf)?;
+                program.load(variant.target, self.aya_btf)?;
                 program.attach()?;
             }
-            Attach::Tracepoint => {
+            AttachMode::Tracepoint => {
                 let program: &mut BtfTracePoint = program.try_into()?;
-                program.load(form.target, self.aya_btf)?;
+                program.load(variant.target, self.aya_btf)?;
                 program.attach()?;
             }
-            Attach::Kprobe => {
+            AttachMode::Kprobe => {
                 let program: &mut KProbe = program.try_into()?;
                 program.load()?;
-                program.attach(form.target, 0)?;
+                program.attach(variant.target, 0)?;
             }
         }
         Ok(())
@@ -241,7 +248,8 @@ impl Plan<'_> {
         };
         for hook in hooks::SYSCALLS {
             if let Some(call) = hook.syscall {
-                let collected = collect && self.forms(hook).is_ok() && !refused.contains(hook.name);
+                let collected =
+                    collect && self.variants(hook).is_ok() && !refused.contains(hook.name);
                 let collected = match (collected, call.compares) {
                     (true, true) => COLLECTED | COMPARED,
                     (true, false) => COLLECTED,
@@ -257,7 +265,10 @@ impl Plan<'_> {
 
 /// Why the rows that only a measurement fills are empty is what the first attempt said.
 fn with_reasons(mut derived: Vec<Status>, measured: &[Status]) -> Vec<Status> {
-    for status in derived.iter_mut().filter(|status| status.form().is_none()) {
+    for status in derived
+        .iter_mut()
+        .filter(|status| status.variant().is_none())
+    {
         if let Some(first) = measured
             .iter()
             .find(|first| first.hook.name == status.hook.name)
@@ -280,8 +291,8 @@ fn unload(ebpf: &mut Ebpf, name: &str) {
 }
 
 /// The program that takes over where the kernel skips one (see the programs' module `call`).
-pub fn double(program: &str) -> String {
-    format!("{program}_again")
+pub fn standby(program: &str) -> String {
+    format!("{program}_standby")
 }
 
 /// One line: the verifier's log is for `-v`.

@@ -11,11 +11,11 @@ use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, MapData, MapError},
 };
-use zc_profiler_ebpf::{COMM_LEN, EVERYBODY, FILTER_TICKETS, FOLLOWED, ProcessKey, UNIT_LEN};
+use zc_profiler_ebpf::{ALL_PROCESSES, COMM_LEN, FILTER_BITS, FOLLOWED, ProcessKey, UNIT_LEN};
 
 use super::{Error, Scope, take};
 use crate::{
-    identity::Service,
+    kernel::Service,
     ledger::{self, Ledger},
 };
 
@@ -60,7 +60,7 @@ pub(super) struct Wanted {
     units: HashMap<MapData, [u8; UNIT_LEN], u64>,
     criteria: Vec<Criterion>,
     /// What `live` holds.
-    tickets: u64,
+    filter_bits: u64,
 }
 
 impl Wanted {
@@ -68,28 +68,28 @@ impl Wanted {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             live: take(ebpf, ".bss")?,
-            passes: take(ebpf, "PASSES")?,
+            passes: take(ebpf, "EXTRA_FILTER_BITS")?,
             comms: take(ebpf, "WANTED_COMMS")?,
             cgroups: take(ebpf, "WANTED_CGROUPS")?,
             units: take(ebpf, "WANTED_UNITS")?,
             criteria: Vec::new(),
-            tickets: 0,
+            filter_bits: 0,
         })
     }
 
     /// Opens the gate: all programs are attached.
     pub fn open(&mut self, scope: Scope) -> Result<(), Error> {
         self.set_live(match scope {
-            Scope::System => EVERYBODY,
+            Scope::System => ALL_PROCESSES,
             Scope::Tree => FOLLOWED,
         })
     }
 
-    fn set_live(&mut self, tickets: u64) -> Result<(), Error> {
+    fn set_live(&mut self, filter_bits: u64) -> Result<(), Error> {
         self.live
-            .set(0, tickets, 0)
+            .set(0, filter_bits, 0)
             .map_err(|source| map_error(".bss", source))?;
-        self.tickets = tickets;
+        self.filter_bits = filter_bits;
         Ok(())
     }
 
@@ -104,17 +104,17 @@ impl Wanted {
     /// one hold, so that no child of theirs is missed.
     pub fn change(&mut self, filter: &Filter, ledger: &Ledger) -> Result<(), Error> {
         let wanted = self.criteria_of(filter)?;
-        let old = self.tickets;
+        let old = self.filter_bits;
         let known = self.criteria.len();
         for criterion in &wanted {
             if !self.criteria.contains(criterion) {
                 self.criteria.push(criterion.clone());
             }
         }
-        if self.criteria.len() > FILTER_TICKETS {
+        if self.criteria.len() > FILTER_BITS {
             self.criteria.truncate(known);
             return Err(Error::Filter(format!(
-                "filters have named more than {FILTER_TICKETS} things since the start"
+                "filters have named more than {FILTER_BITS} things since the start"
             )));
         }
         let mut new = 0;
@@ -126,12 +126,12 @@ impl Wanted {
         self.set_live(old | new)?;
         let result = self.let_in(new, ledger);
         let stays = match &result {
-            Ok(()) if filter.is_empty() => EVERYBODY,
+            Ok(()) if filter.is_empty() => ALL_PROCESSES,
             Ok(()) => new,
             Err(_) => old,
         };
         self.set_live(stays)?;
-        if stays != EVERYBODY {
+        if stays != ALL_PROCESSES {
             ledger.hide_followed();
         }
         self.forget_all_but(stays);
@@ -166,7 +166,7 @@ impl Wanted {
         if filter.units.is_empty() && filter.cgroups.is_empty() {
             return Ok(criteria);
         }
-        let root = crate::identity::default_hierarchy().ok_or_else(|| {
+        let root = crate::kernel::default_hierarchy().ok_or_else(|| {
             Error::Filter("cgroup v2 is not mounted, by which units are told".into())
         })?;
         for cgroup in &filter.cgroups {
@@ -183,49 +183,54 @@ impl Wanted {
     }
 
     /// Lets in whom these tickets name: those who come, by the programs; those who are there, now.
-    fn let_in(&mut self, tickets: u64, ledger: &Ledger) -> Result<(), Error> {
+    fn let_in(&mut self, filter_bits: u64, ledger: &Ledger) -> Result<(), Error> {
         let criteria: Vec<_> = (self.criteria.iter().cloned().enumerate())
             .map(|(place, criterion)| (1u64 << place, criterion))
-            .filter(|(ticket, _)| ticket & tickets != 0)
+            .filter(|(filter_bit, _)| filter_bit & filter_bits != 0)
             .collect();
-        for (ticket, criterion) in &criteria {
+        for (filter_bit, criterion) in &criteria {
             match criterion {
                 Criterion::Process(_) => {}
-                Criterion::Comm(comm) => put(&mut self.comms, "WANTED_COMMS", *comm, *ticket)?,
+                Criterion::Comm(comm) => put(&mut self.comms, "WANTED_COMMS", *comm, *filter_bit)?,
                 Criterion::Unit(unit) => {
                     let name = padded(unit.as_bytes());
-                    put(&mut self.units, "WANTED_UNITS", name, *ticket)?;
+                    put(&mut self.units, "WANTED_UNITS", name, *filter_bit)?;
                 }
-                Criterion::Cgroup(path) => self.want_tree(path, &|_| *ticket)?,
+                Criterion::Cgroup(path) => self.want_tree(path, &|_| *filter_bit)?,
             }
         }
         let units: StdHashMap<_, _> = (criteria.iter())
-            .filter_map(|(ticket, criterion)| match criterion {
-                Criterion::Unit(unit) => Some((unit.clone(), *ticket)),
+            .filter_map(|(filter_bit, criterion)| match criterion {
+                Criterion::Unit(unit) => Some((unit.clone(), *filter_bit)),
                 _ => None,
             })
             .collect();
-        if let Some(root) = crate::identity::default_hierarchy().filter(|_| !units.is_empty()) {
-            let ticket = |path: &Path| {
+        if let Some(root) = crate::kernel::default_hierarchy().filter(|_| !units.is_empty()) {
+            let filter_bit = |path: &Path| {
                 let inside = path.strip_prefix(&root).unwrap_or(path);
                 let unit = Service::of_path(inside.as_os_str().as_bytes()).unit;
                 unit.and_then(|unit| units.get(&unit).copied()).unwrap_or(0)
             };
-            self.want_tree(&root, &ticket)?;
+            self.want_tree(&root, &filter_bit)?;
         }
         self.admit_running(&criteria, ledger)
     }
 
     /// Gives the cgroups of a tree their tickets. Each has its own before those in it are looked for:
     /// what is made meanwhile, the programs see to.
-    fn want_tree(&mut self, root: &Path, ticket: &dyn Fn(&Path) -> u64) -> Result<(), Error> {
+    fn want_tree(&mut self, root: &Path, filter_bit: &dyn Fn(&Path) -> u64) -> Result<(), Error> {
         let mut directories = vec![root.to_owned()];
         while let Some(directory) = directories.pop() {
-            let ticket = ticket(&directory);
-            if ticket != 0
+            let filter_bit = filter_bit(&directory);
+            if filter_bit != 0
                 && let Ok(metadata) = fs::metadata(&directory)
             {
-                put(&mut self.cgroups, "WANTED_CGROUPS", metadata.ino(), ticket)?;
+                put(
+                    &mut self.cgroups,
+                    "WANTED_CGROUPS",
+                    metadata.ino(),
+                    filter_bit,
+                )?;
             }
             // One that cannot be read has just been removed.
             for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
@@ -255,26 +260,31 @@ impl Wanted {
                 let of_cgroup = (process.cgroup)
                     .and_then(|id| self.cgroups.get(&id, 0).ok())
                     .unwrap_or(0);
-                let mut tickets = of(process.parent) | of_cgroup;
-                for (ticket, criterion) in criteria {
+                let mut filter_bits = of(process.parent) | of_cgroup;
+                for (filter_bit, criterion) in criteria {
                     let named = match criterion {
                         Criterion::Process(key) => *key == process.key,
                         Criterion::Comm(comm) => *comm == padded(cut(&process.comm)),
                         Criterion::Unit(_) | Criterion::Cgroup(_) => false,
                     };
                     if named {
-                        tickets |= ticket;
+                        filter_bits |= filter_bit;
                     }
                 }
-                if tickets & !of(process.key.pid) == 0 {
+                if filter_bits & !of(process.key.pid) == 0 {
                     continue;
                 }
                 found = true;
-                admitted.insert(process.key.pid, tickets | of(process.key.pid));
-                let new = (ledger.admit(process.key, tickets))
+                admitted.insert(process.key.pid, filter_bits | of(process.key.pid));
+                let new = (ledger.admit(process.key, filter_bits))
                     .map_err(|source| map_error("PROCESSES", source))?;
                 if !new {
-                    put(&mut self.passes, "PASSES", process.key, tickets)?;
+                    put(
+                        &mut self.passes,
+                        "EXTRA_FILTER_BITS",
+                        process.key,
+                        filter_bits,
+                    )?;
                 }
             }
             if !found {
@@ -284,9 +294,9 @@ impl Wanted {
     }
 
     /// Makes room; what stays behind lets nobody in.
-    fn forget_all_but(&mut self, tickets: u64) {
+    fn forget_all_but(&mut self, filter_bits: u64) {
         for (place, criterion) in self.criteria.iter().enumerate() {
-            if tickets & (1 << place) != 0 {
+            if filter_bits & (1 << place) != 0 {
                 continue;
             }
             match criterion {
@@ -296,7 +306,7 @@ impl Wanted {
             }
         }
         let gone: Vec<_> = (self.cgroups.iter().flatten())
-            .filter(|(_, of_cgroup)| of_cgroup & tickets == 0)
+            .filter(|(_, of_cgroup)| of_cgroup & filter_bits == 0)
             .map(|(id, _)| id)
             .collect();
         for id in gone {
@@ -325,7 +335,7 @@ struct Running {
 }
 
 fn running() -> Vec<Running> {
-    let root = crate::identity::default_hierarchy();
+    let root = crate::kernel::default_hierarchy();
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter_map(|pid| {
@@ -363,12 +373,12 @@ fn put<K: Pod>(
     map: &mut HashMap<MapData, K, u64>,
     name: &'static str,
     key: K,
-    tickets: u64,
+    filter_bits: u64,
 ) -> Result<(), Error> {
-    let result = match map.insert(key, tickets, ledger::BPF_NOEXIST) {
+    let result = match map.insert(key, filter_bits, ledger::BPF_NOEXIST) {
         Err(_) if map.get(&key, 0).is_ok() => {
             let held = map.get(&key, 0).unwrap_or_default();
-            map.insert(key, held | tickets, 0)
+            map.insert(key, held | filter_bits, 0)
         }
         result => result,
     };

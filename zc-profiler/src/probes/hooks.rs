@@ -27,8 +27,8 @@
 
 use zc_profiler_ebpf::Method;
 
-use super::{Evidence, Way};
-use crate::kernel::Need;
+use super::{AttachClass, Evidence};
+use crate::kernel::Requirement;
 
 /// One thing that is counted, and the ways to count it.
 #[derive(Debug)]
@@ -40,11 +40,11 @@ pub struct Hook {
     /// What is lost where it cannot be attached.
     pub lost: &'static str,
     /// What its programs need to know of the kernel.
-    pub needs: &'static [Need],
+    pub needs: &'static [Requirement],
     /// Whether no number can be trusted without it.
     pub vital: bool,
     /// Tried in order.
-    pub forms: &'static [Form],
+    pub variants: &'static [Variant],
     /// For a system call's exit: which call it is.
     pub syscall: Option<Syscall>,
 }
@@ -61,9 +61,9 @@ impl Hook {
 
 /// A program, and the kernel function or tracepoint that it is written for.
 #[derive(Debug)]
-pub struct Form {
+pub struct Variant {
     /// How it attaches.
-    pub attach: Attach,
+    pub attach: AttachMode,
     /// The function's or tracepoint's name.
     pub target: &'static str,
     /// With how many arguments; another number is another prototype.
@@ -74,7 +74,7 @@ pub struct Form {
 
 /// How a program attaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attach {
+pub enum AttachMode {
     /// At a function's entry.
     Fentry,
     /// At a function's exit.
@@ -85,20 +85,20 @@ pub enum Attach {
     Kprobe,
 }
 
-impl Attach {
+impl AttachMode {
     /// Whether a program attached so sees each copy where it is made.
     #[must_use]
     pub fn measures(self) -> bool {
-        self.way() == Way::Fentry
+        self.class() == AttachClass::Fentry
     }
 
     /// The way that it belongs to.
     #[must_use]
-    pub const fn way(self) -> Way {
+    pub const fn class(self) -> AttachClass {
         match self {
-            Self::Fentry | Self::Fexit => Way::Fentry,
-            Self::Kprobe => Way::Kprobe,
-            Self::Tracepoint => Way::Tracepoint,
+            Self::Fentry | Self::Fexit => AttachClass::Fentry,
+            Self::Kprobe => AttachClass::Kprobe,
+            Self::Tracepoint => AttachClass::Tracepoint,
         }
     }
 
@@ -127,58 +127,62 @@ pub struct Syscall {
     pub compares: bool,
 }
 
-const fn fexit(target: &'static str, arguments: usize, program: &'static str) -> Form {
-    Form {
-        attach: Attach::Fexit,
+const fn fexit(target: &'static str, arguments: usize, program: &'static str) -> Variant {
+    Variant {
+        attach: AttachMode::Fexit,
         target,
         arguments,
         program,
     }
 }
 
-const fn fentry(target: &'static str, arguments: usize, program: &'static str) -> Form {
-    Form {
-        attach: Attach::Fentry,
+const fn fentry(target: &'static str, arguments: usize, program: &'static str) -> Variant {
+    Variant {
+        attach: AttachMode::Fentry,
         target,
         arguments,
         program,
     }
 }
 
-const fn tracepoint(target: &'static str, arguments: usize, program: &'static str) -> Form {
-    Form {
-        attach: Attach::Tracepoint,
+const fn tracepoint(target: &'static str, arguments: usize, program: &'static str) -> Variant {
+    Variant {
+        attach: AttachMode::Tracepoint,
         target,
         arguments,
         program,
     }
 }
 
-const fn kprobe(target: &'static str, arguments: usize, program: &'static str) -> Form {
-    Form {
-        attach: Attach::Kprobe,
+const fn kprobe(target: &'static str, arguments: usize, program: &'static str) -> Variant {
+    Variant {
+        attach: AttachMode::Kprobe,
         target,
         arguments,
         program,
     }
 }
 
-const MESSAGE: &[Need] = &[Need::Task, Need::Iter, Need::Message];
-const DEVICE: &[Need] = &[Need::Skb, Need::NetDevice];
-const SOCKET: &[Need] = &[Need::Task, Need::Skb, Need::PreemptCount];
+const MESSAGE: &[Requirement] = &[Requirement::Task, Requirement::Iter, Requirement::Message];
+const DEVICE: &[Requirement] = &[Requirement::Skb, Requirement::NetDevice];
+const SOCKET: &[Requirement] = &[
+    Requirement::Task,
+    Requirement::Skb,
+    Requirement::PreemptCount,
+];
 
-const COPY: &[Need] = &[Need::Task, Need::Iter];
+const COPY: &[Requirement] = &[Requirement::Task, Requirement::Iter];
 
 macro_rules! hooks {
     ($($name:literal: $counts:literal, else $lost:literal, needs $needs:expr, vital $vital:literal,
-        [$($form:expr),*];)*) => {
+        [$($variant:expr),*];)*) => {
         &[$(Hook {
             name: $name,
             counts: $counts,
             lost: $lost,
             needs: $needs,
             vital: $vital,
-            forms: &[$($form),*],
+            variants: &[$($variant),*],
             syscall: None,
         }),*]
     };
@@ -188,20 +192,20 @@ macro_rules! hooks {
 pub const HOOKS: &[Hook] = hooks! {
     "sched_switch": "context switches; carries open calls across them",
         else "everything: a call that sleeps would be charged to another task",
-        needs &[Need::Task, Need::State], vital true,
+        needs &[Requirement::Task, Requirement::State], vital true,
         [tracepoint("sched_switch", 4, "sched_switch"),
          tracepoint("sched_switch", 3, "sched_switch_without_state")];
     "process_fork": "children of followed processes",
         else "descendants in `stat`",
-        needs &[Need::Task], vital false,
+        needs &[Requirement::Task], vital false,
         [tracepoint("sched_process_fork", 2, "sched_process_fork")];
     "process_rename": "command names after exec and prctl",
         else "new names of processes already seen",
-        needs &[Need::Task], vital false,
+        needs &[Requirement::Task], vital false,
         [tracepoint("task_rename", 2, "task_rename")];
     "page_fault": "page faults, minor and major, and their mode switches",
         else "page faults",
-        needs &[Need::Task], vital false,
+        needs &[Requirement::Task], vital false,
         [fexit("handle_mm_fault", 4, "handle_mm_fault")];
     "file_read": "page cache to user",
         else "reads of files on disk",
@@ -233,7 +237,7 @@ pub const HOOKS: &[Hook] = hooks! {
         [fexit("pipe_write", 2, "pipe_write"), fexit("anon_pipe_write", 2, "pipe_write")];
     "pipe_to_user": "pipe to user by vmsplice",
         else "vmsplice out of a pipe",
-        needs &[Need::Task], vital false,
+        needs &[Requirement::Task], vital false,
         [fexit("pipe_to_user", 3, "pipe_to_user")];
     "seq_read": "/proc and similar files to user",
         else "reads of /proc",
@@ -249,7 +253,7 @@ pub const HOOKS: &[Hook] = hooks! {
         [fexit("skb_copy_datagram_from_iter", 4, "skb_copy_datagram_from_iter")];
     "tcp_send": "user to TCP socket",
         else "what TCP sockets are sent",
-        needs &[Need::Task, Need::Iter, Need::Message], vital false,
+        needs &[Requirement::Task, Requirement::Iter, Requirement::Message], vital false,
         [fexit("tcp_sendmsg_locked", 3, "tcp_sendmsg_locked")];
     "tcp_zerocopy": "bytes that MSG_ZEROCOPY sends by reference",
         else "the difference between MSG_ZEROCOPY and copied sends",
@@ -276,43 +280,43 @@ pub const HOOKS: &[Hook] = hooks! {
         [fexit("get_random_bytes_user", 1, "get_random_bytes_user")];
     "copy_on_write": "pages copied at the first write after fork and the like",
         else "copy-on-write of pages that were mapped already",
-        needs &[Need::Task, Need::Fault], vital false,
+        needs &[Requirement::Task, Requirement::Fault], vital false,
         [fexit("wp_page_copy", 1, "wp_page_copy"),
          fexit("copy_mc_to_kernel", 3, "copy_mc_to_kernel")];
     "copy_on_write_leave": "the end of a write fault",
         else "copy-on-write of pages that were mapped already, where the kernel has no wp_page_copy",
-        needs &[Need::Task], vital false,
+        needs &[Requirement::Task], vital false,
         [fexit("do_wp_page", 1, "do_wp_page_exit")];
     "copy_on_write_enter": "the begin of a write fault",
         else "copy-on-write of pages that were mapped already, where the kernel has no wp_page_copy",
-        needs &[Need::Task], vital false,
+        needs &[Requirement::Task], vital false,
         [fentry("do_wp_page", 1, "do_wp_page_entry")];
     "private_write": "pages of files copied at the first write to a private mapping",
         else "copy-on-write of file pages that were not mapped yet",
-        needs &[Need::Task, Need::Fault], vital false,
+        needs &[Requirement::Task, Requirement::Fault], vital false,
         [fentry("finish_fault", 1, "finish_fault"), kprobe("finish_fault", 1, "finish_fault_kprobe")];
     "huge_copy_on_write": "huge pages of hugetlbfs copied at a write (transparent ones are copied by \
                            small page)",
         else "copy-on-write of hugetlbfs pages",
-        needs &[Need::Task, Need::Folio], vital false,
+        needs &[Requirement::Task, Requirement::Folio], vital false,
         [fexit("copy_user_huge_page", 5, "copy_user_huge_page"),
          fexit("copy_user_large_folio", 4, "copy_user_large_folio"),
          kprobe("copy_user_huge_page", 5, "copy_user_huge_page_kprobe")];
     "direct_io": "bytes that O_DIRECT moves without a copy",
         else "the payload of O_DIRECT on ext4, xfs and the like as zero-copy",
-        needs &[Need::Task, Need::DirectIo, Need::PreemptCount], vital false,
+        needs &[Requirement::Task, Requirement::DirectIo, Requirement::PreemptCount], vital false,
         [fentry("iomap_dio_complete", 1, "iomap_dio_complete")];
     "io_uring_leave": "the end of a request of an io_uring",
         else "the right process and method of what an io_uring copies",
-        needs &[Need::Task], vital false,
+        needs &[Requirement::Task], vital false,
         [fexit("io_issue_sqe", 2, "io_issue_sqe_exit")];
     "io_uring_enter": "the begin of a request of an io_uring",
         else "the right process and method of what an io_uring copies",
-        needs &[Need::Task, Need::Request], vital false,
+        needs &[Requirement::Task, Requirement::Request], vital false,
         [fentry("io_issue_sqe", 2, "io_issue_sqe_entry")];
     "io_uring_payload": "bytes that completions of io_uring requests report, but for multishot ones",
         else "payload and zero-copy bytes of io_uring",
-        needs &[Need::Task, Need::Request], vital false,
+        needs &[Requirement::Task, Requirement::Request], vital false,
         [tracepoint("io_uring_complete", 7, "io_uring_complete"),
          tracepoint("io_uring_complete", 3, "io_uring_complete_cqe")];
     "skb_copy_csum": "socket buffer to socket buffer, with a checksum: segmentation for plain devices",
@@ -324,21 +328,21 @@ pub const HOOKS: &[Hook] = hooks! {
          kprobe("skb_copy_and_csum_bits", 5, "skb_copy_and_csum_bits_kprobe")];
     "skb_coalesce": "whose receive queue a copy inside it belongs to",
         else "the process of those copies: they are charged to the kernel",
-        needs &[Need::Skb], vital false,
+        needs &[Requirement::Skb], vital false,
         [fentry("skb_try_coalesce", 4, "skb_try_coalesce")];
     "owner_tcp_send": "whose a TCP socket is, by its sends",
         else "the process of copies and DMA in interrupts: they are charged to the kernel",
-        needs &[Need::Task], vital false,
+        needs &[Requirement::Task], vital false,
         [fentry("tcp_sendmsg_locked", 3, "owner_tcp_send"),
          kprobe("tcp_sendmsg_locked", 3, "owner_tcp_send_kprobe")];
     "owner_tcp_sendpages": "whose a TCP socket is, by sendfile and splice",
         else "before 6.5 the process of copies and DMA in interrupts; since then nothing",
-        needs &[Need::Task], vital false,
+        needs &[Requirement::Task], vital false,
         [fentry("do_tcp_sendpages", 5, "owner_tcp_sendpages"),
          kprobe("do_tcp_sendpages", 5, "owner_tcp_sendpages_kprobe")];
     "owner_tcp_recv": "whose a TCP socket is, by its receives",
         else "the receiver of copies in interrupts: they are charged to the kernel",
-        needs &[Need::Task], vital false,
+        needs &[Requirement::Task], vital false,
         [fentry("tcp_recvmsg", 4, "owner_tcp_recv"),
          fentry("tcp_recvmsg", 5, "owner_tcp_recv"),
          fentry("tcp_recvmsg", 6, "owner_tcp_recv"),
@@ -347,12 +351,12 @@ pub const HOOKS: &[Hook] = hooks! {
          kprobe("tcp_recvmsg", 6, "owner_tcp_recv_kprobe")];
     "owner_udp_send": "whose a UDP socket is",
         else "the process of its DMA: it is charged to the kernel",
-        needs &[Need::Task], vital false,
+        needs &[Requirement::Task], vital false,
         [fentry("udp_sendmsg", 3, "owner_udp_send"),
          kprobe("udp_sendmsg", 3, "owner_udp_send_kprobe")];
     "owner_udpv6_send": "whose a UDP socket is, IPv6",
         else "the process of its DMA: it is charged to the kernel",
-        needs &[Need::Task], vital false,
+        needs &[Requirement::Task], vital false,
         [fentry("udpv6_sendmsg", 3, "owner_udpv6_send"),
          kprobe("udpv6_sendmsg", 3, "owner_udpv6_send_kprobe")];
     "owner_gone": "sockets that are gone",
@@ -366,7 +370,7 @@ pub const HOOKS: &[Hook] = hooks! {
         [fexit("ip_generic_getfrag", 6, "ip_generic_getfrag")];
     "udp_zerocopy": "bytes that MSG_ZEROCOPY passes to UDP by reference",
         else "UDP's zero-copy bytes",
-        needs &[Need::Skb], vital false,
+        needs &[Requirement::Skb], vital false,
         [fexit("skb_zerocopy_iter_dgram", 3, "skb_zerocopy_iter_dgram"),
          fexit("__zerocopy_sg_from_iter", 5, "zerocopy_sg_from_iter"),
          fexit("__zerocopy_sg_from_iter", 6, "zerocopy_sg_from_iter_6")];
@@ -393,7 +397,7 @@ pub const HOOKS: &[Hook] = hooks! {
          fentry("udpv6_recvmsg", 6, "udpv6_recvmsg_begin")];
     "block_dma": "what disks are asked to move by DMA",
         else "DMA of disks",
-        needs &[Need::Task, Need::PreemptCount, Need::Bio], vital false,
+        needs &[Requirement::Task, Requirement::PreemptCount, Requirement::Bio], vital false,
         [tracepoint("block_bio_queue", 1, "block_bio_queue"),
          tracepoint("block_bio_queue", 2, "block_bio_queue_of")];
     "net_dma_out": "what network interfaces are given to send",
@@ -430,19 +434,19 @@ pub const HOOKS: &[Hook] = hooks! {
         [kprobe("ata_sff_data_xfer", 4, "ata_sff_data_xfer")];
     "cgroups": "which cgroup, and so which service, a process was moved to",
         else "the service of processes that change it after their first event",
-        needs &[Need::Task, Need::Cgroup], vital false,
+        needs &[Requirement::Task, Requirement::Cgroup], vital false,
         [tracepoint("cgroup_attach_task", 4, "cgroup_attach_task")];
     "new_cgroups": "under a filter, cgroups of its units and inside its cgroups",
         else "processes of units that start later, and of new cgroups, under a filter",
-        needs &[Need::Task, Need::Cgroup, Need::CgroupTree], vital false,
+        needs &[Requirement::Task, Requirement::Cgroup, Requirement::CgroupTree], vital false,
         [tracepoint("cgroup_mkdir", 2, "cgroup_mkdir")];
     "old_cgroups": "under a filter, cgroups that are gone",
         else "room for new cgroups under a filter",
-        needs &[Need::Task, Need::Cgroup, Need::CgroupTree], vital false,
+        needs &[Requirement::Task, Requirement::Cgroup, Requirement::CgroupTree], vital false,
         [tracepoint("cgroup_rmdir", 2, "cgroup_rmdir")];
     "socket_head": "socket to pipe: heads of socket buffers, which splice copies",
         else "their copies, which splice's zero-copy bytes then include",
-        needs &[Need::Task, Need::Skb, Need::SkbHead], vital false,
+        needs &[Requirement::Task, Requirement::Skb, Requirement::SkbHead], vital false,
         [fexit("skb_splice_bits", 6, "skb_splice_bits")];
 };
 
@@ -452,9 +456,9 @@ macro_rules! syscalls {
             name: $program,
             counts: concat!("calls and payload of ", $program),
             lost: concat!("calls and payload of ", $program),
-            needs: &[Need::Task],
+            needs: &[Requirement::Task],
             vital: false,
-            forms: &[fexit($target, 1, $program)],
+            variants: &[fexit($target, 1, $program)],
             syscall: Some(Syscall {
                 number: libc::$number,
                 method: Method::$method,
@@ -513,7 +517,7 @@ pub const SYSCALLS: &[Hook] = syscalls! {
 pub const DERIVED: &[Hook] = hooks! {
     "sys_exit": "calls and payload of all methods; what they copied, derived from what they returned",
         else "calls, payload and copies",
-        needs &[Need::Task], vital true,
+        needs &[Requirement::Task], vital true,
         [tracepoint("sys_exit", 2, "sys_exit")];
 };
 
@@ -527,12 +531,12 @@ pub fn all(evidence: Evidence) -> impl Iterator<Item = &'static Hook> {
 }
 
 /// What programs of any row are attached to, in these ways.
-pub fn targets(by: impl Fn(Attach) -> bool) -> impl Iterator<Item = &'static str> {
+pub fn targets(by: impl Fn(AttachMode) -> bool) -> impl Iterator<Item = &'static str> {
     let rows = [HOOKS, SYSCALLS, DERIVED].into_iter().flatten();
-    let forms = rows.flat_map(|hook| hook.forms);
-    forms
-        .filter(move |form| by(form.attach))
-        .map(|form| form.target)
+    let variants = rows.flat_map(|hook| hook.variants);
+    variants
+        .filter(move |variant| by(variant.attach))
+        .map(|variant| variant.target)
 }
 
 #[cfg(test)]
@@ -546,7 +550,7 @@ mod tests {
         let mut names = HashSet::new();
         for hook in all(Evidence::Measured).chain(DERIVED) {
             assert!(names.insert(hook.name), "{} twice", hook.name);
-            assert!(!hook.forms.is_empty(), "{} has no form", hook.name);
+            assert!(!hook.variants.is_empty(), "{} has no form", hook.name);
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The hook table, and getting its programs attached.
 
 mod attach;
+mod cross_check;
 mod filter;
 pub mod hooks;
 mod info;
 mod operands;
 mod status;
-mod witness;
 
 use std::{
     io,
@@ -24,13 +24,13 @@ use thiserror::Error;
 use zc_profiler_ebpf::{FOLLOWED, ProcessCounters, ProcessKey, Running, Touched};
 
 pub use self::{
+    cross_check::{Breakpoints, CrossCheck},
     filter::Filter,
     status::{State, Status},
-    witness::{Breakpoints, Witness},
 };
-use self::{filter::Wanted, hooks::Attach};
+use self::{filter::Wanted, hooks::AttachMode};
 use crate::{
-    kernel::{self, Environment, Need, Symbols, btf},
+    kernel::{self, Environment, Requirement, Symbols, btf},
     ledger::Ledger,
 };
 
@@ -47,7 +47,7 @@ pub enum Scope {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// The strongest way of attaching that may be used.
-    pub way: Way,
+    pub best: AttachClass,
     /// Whether programs log.
     pub verbose: bool,
     /// For how many processes at once there is room; `None` for what suits this machine.
@@ -62,7 +62,7 @@ pub struct Options {
 /// A way of attaching programs to the kernel, the strongest first. What one way cannot do is left to
 /// the next, so the strongest that is allowed names all that are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Way {
+pub enum AttachClass {
     /// Entries and exits of functions: every copy is counted where it is made.
     #[default]
     Fentry,
@@ -72,7 +72,7 @@ pub enum Way {
     Tracepoint,
 }
 
-impl Way {
+impl AttachClass {
     /// Every way, in this order.
     pub const ALL: [Self; 3] = [Self::Fentry, Self::Kprobe, Self::Tracepoint];
 
@@ -108,7 +108,7 @@ impl Evidence {
 }
 
 /// The program that delivers what the task on a CPU has done so far.
-const DELIVER: &str = "deliver_now";
+const FLUSH: &str = "flush_now";
 
 const BTF: &str = "reading the kernel's type information (/sys/kernel/btf/vmlinux)";
 
@@ -139,7 +139,7 @@ pub enum Error {
         reason: String,
     },
     /// What processes have done and still run could not be fetched.
-    #[error("bpf(BPF_PROG_TEST_RUN) of {DELIVER}: {0}")]
+    #[error("bpf(BPF_PROG_TEST_RUN) of {FLUSH}: {0}")]
     Deliver(#[source] ProgramError),
     /// The kernel does not measure programs.
     #[error(
@@ -154,7 +154,7 @@ pub enum Error {
     Filter(String),
     /// The witness cannot be called.
     #[error("{0}")]
-    Witness(String),
+    CrossCheck(String),
     /// A map could not be used.
     #[error("map {name}: {}", chain(.source))]
     Map {
@@ -182,7 +182,7 @@ pub struct Probes {
     /// Owns the programs and their links.
     ebpf: Ebpf,
     wanted: Mutex<Wanted>,
-    /// The lock is for [`Probes::deliver`].
+    /// The lock is for [`Probes::flush`].
     running: Mutex<PerCpuArray<MapData, Running>>,
     statuses: Vec<Status>,
     evidence: Evidence,
@@ -205,11 +205,14 @@ impl Probes {
         let statistics = options.statistics.then(info::keep_runs).transpose();
         let statistics = statistics.map_err(Error::Statistics)?;
         let btf = btf::Btf::of_kernel().map_err(Error::Btf)?;
-        let kprobes = hooks::targets(|attach| attach == Attach::Kprobe);
+        let kprobes = hooks::targets(|attach| attach == AttachMode::Kprobe);
         let names = kprobes.chain(kernel::SYMBOLS).collect();
         let symbols = Symbols::read(&names).map_err(Error::Environment)?;
         let (mut layout, missing) = kernel::resolve(&btf, &symbols);
-        if let Some((_, member)) = missing.iter().find(|(need, _)| *need == Need::Writer) {
+        if let Some((_, member)) = missing
+            .iter()
+            .find(|(need, _)| *need == Requirement::Writer)
+        {
             log::warn!(
                 "this kernel does not show {member}: pages of files that are written to disk later are \
                  charged to whoever has it done"
@@ -223,8 +226,10 @@ impl Probes {
             symbols: &symbols,
             aya_btf: &btf
                 .for_aya(
-                    hooks::targets(|attach| matches!(attach, Attach::Fentry | Attach::Fexit)),
-                    hooks::targets(|attach| attach == Attach::Tracepoint),
+                    hooks::targets(|attach| {
+                        matches!(attach, AttachMode::Fentry | AttachMode::Fexit)
+                    }),
+                    hooks::targets(|attach| attach == AttachMode::Tracepoint),
                 )
                 .map_err(Error::AyaBtf)?,
             layout,
@@ -240,10 +245,9 @@ impl Probes {
         if !aya::features().bpf_probe_read_kernel() {
             return Err(Error::Obstacle(kernel::LOCKED_DOWN.into()));
         }
-        if let Some(status) = statuses
-            .iter()
-            .find(|status| status.hook.vital && status.form().is_none() && options.only.is_none())
-        {
+        if let Some(status) = statuses.iter().find(|status| {
+            status.hook.vital && status.variant().is_none() && options.only.is_none()
+        }) {
             return Err(Error::Vital {
                 hook: status.hook.name,
                 reason: status.reason().unwrap_or_default().to_owned(),
@@ -254,7 +258,7 @@ impl Probes {
         }
         let ledger = open_ledger(&mut ebpf, plan.processes)?;
         exclude_from_dma(&mut ebpf, &pio_disks)?;
-        load_deliver(&mut ebpf).map_err(Error::Deliver)?;
+        load_flush(&mut ebpf).map_err(Error::Deliver)?;
         let running = take(&mut ebpf, "RUNNING")?;
         let wanted = Wanted::take(&mut ebpf)?;
         let probes = Self {
@@ -266,7 +270,7 @@ impl Probes {
             statistics,
         };
         // What was done before is nobody's.
-        probes.deliver()?;
+        probes.flush()?;
         probes.wanted().open(scope)?;
         Ok((probes, ledger, environment))
     }
@@ -277,13 +281,13 @@ impl Probes {
     ///
     /// If something of it is not there, or there is no room; then those are counted who were before.
     pub fn filter(&self, filter: &Filter, ledger: &Ledger) -> Result<(), Error> {
-        self.deliver()?;
+        self.flush()?;
         self.wanted().change(filter, ledger)
     }
 
     /// Has no program count anything any more.
     pub fn disable(&self) {
-        if let Err(error) = self.deliver() {
+        if let Err(error) = self.flush() {
             log::debug!("before closing the gate: {error}");
         }
         self.wanted().disable();
@@ -295,18 +299,18 @@ impl Probes {
     /// # Errors
     ///
     /// If the kernel does not run the program that does it.
-    pub fn deliver(&self) -> Result<(), Error> {
+    pub fn flush(&self) -> Result<(), Error> {
         let name = "RUNNING";
         // The program may not be interrupted by itself.
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let all = (running.get(&0, 0)).map_err(|source| Error::Map { name, source })?;
         let missing = || Error::Deliver(ProgramError::NotLoaded);
-        let program = self.ebpf.program(DELIVER).ok_or_else(missing)?;
+        let program = self.ebpf.program(FLUSH).ok_or_else(missing)?;
         let program: &RawTracePoint = program.try_into().map_err(Error::Deliver)?;
         // On x86-64 the possible CPUs have the numbers from 0 on.
         for (cpu, running) in (0..).zip(all.iter()) {
             // Who has done nothing is not interrupted.
-            if running.pending.touched == Touched::default() {
+            if running.buffer.touched == Touched::default() {
                 continue;
             }
             let options = RawTracePointRunOptions {
@@ -353,10 +357,10 @@ impl Probes {
     /// If the kernel does not tell.
     pub fn skipped(&self) -> Result<u64, Error> {
         let mut sum = 0;
-        for form in self.statuses.iter().filter_map(Status::form) {
-            let first = self.misses(form.program)?.unwrap_or_default();
-            let double = self.misses(&attach::double(form.program))?;
-            sum += double.map_or(first, |double| first.min(double));
+        for variant in self.statuses.iter().filter_map(Status::variant) {
+            let first = self.misses(variant.program)?.unwrap_or_default();
+            let standby = self.misses(&attach::standby(variant.program))?;
+            sum += standby.map_or(first, |standby| first.min(standby));
         }
         Ok(sum)
     }
@@ -374,11 +378,11 @@ impl Probes {
         }
         let mut all = Vec::new();
         for status in &self.statuses {
-            let Some(form) = status.form() else {
+            let Some(variant) = status.variant() else {
                 continue;
             };
             let (mut runs, mut time) = (0, Duration::ZERO);
-            for name in [form.program, &attach::double(form.program)] {
+            for name in [variant.program, &attach::standby(variant.program)] {
                 if let Some(fd) = self.loaded(name) {
                     let (more, longer) = info::runs(fd).map_err(Error::Info)?;
                     runs += more;
@@ -444,7 +448,7 @@ fn open_ledger(ebpf: &mut Ebpf, room: u32) -> Result<Ledger, Error> {
     for key in [ProcessKey::KERNEL, ProcessKey::OVERFLOW] {
         // Where processes are followed, PIO is of interest too, which nobody's is.
         let counters = ProcessCounters {
-            tickets: [FOLLOWED, 0],
+            filter_bits: [FOLLOWED, 0],
             ..ProcessCounters::default()
         };
         processes
@@ -456,9 +460,9 @@ fn open_ledger(ebpf: &mut Ebpf, room: u32) -> Result<Ledger, Error> {
 }
 
 /// It is attached to nothing.
-fn load_deliver(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
+fn load_flush(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
     let program: &mut RawTracePoint = ebpf
-        .program_mut(DELIVER)
+        .program_mut(FLUSH)
         .ok_or(ProgramError::NotLoaded)?
         .try_into()?;
     program.load()

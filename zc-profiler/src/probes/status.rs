@@ -1,6 +1,6 @@
 //! What became of each row of the hook table.
 
-use super::hooks::{Form, Hook};
+use super::hooks::{Hook, Variant};
 
 /// A row of the hook table on the running kernel.
 #[derive(Clone, Debug)]
@@ -15,7 +15,7 @@ pub struct Status {
 #[derive(Clone, Debug)]
 pub enum State {
     /// It counts, in this form.
-    Attached(&'static Form),
+    Attached(&'static Variant),
     /// This kernel has no such function or tracepoint.
     Absent(String),
     /// The kernel refused it.
@@ -25,9 +25,9 @@ pub enum State {
 impl Status {
     /// The form that counts, if one does.
     #[must_use]
-    pub fn form(&self) -> Option<&'static Form> {
+    pub fn variant(&self) -> Option<&'static Variant> {
         match self.state {
-            State::Attached(form) => Some(form),
+            State::Attached(variant) => Some(variant),
             State::Absent(_) | State::Failed(_) => None,
         }
     }

@@ -1,13 +1,13 @@
 #!/run/zc-lab/bin/busybox sh
-# Brings up the lab's hardware, which no boot waits for:
+# Sets up the lab's hardware. The boot does not wait for this hardware.
 #
 #   zc-hardware disks   two IDE disks, the first driven by PIO, the second by DMA
 #   zc-hardware nics    an e1000 and a virtio NIC, wired to each other, in a network namespace each
 #   zc-hardware xfs     an xfs with reflinks, on a loop device over a file of the scratch disk
-#   zc-hardware lab COMMAND...   disks and NICs, and then COMMAND with the lab's options that name them;
-#                   the xfs too if COMMAND names the lab's table of files, or all
+#   zc-hardware lab COMMAND...   sets up disks and NICs, and runs COMMAND with the lab's options that name them;
+#                   sets up the xfs too if COMMAND names the lab's table `files` or `all`
 #
-# All but the last print what they brought up as NAME=VALUE, and do nothing where it is up already.
+# All but the last print the hardware's names as NAME=VALUE. Hardware that is set up already stays as it is.
 
 set -e
 path=$PATH
@@ -23,7 +23,7 @@ fail() {
     exit 1
 }
 
-# In the order that their dependencies ask for; xfs takes its time and is loaded only if named.
+# Loads the drivers in the order of their dependencies. xfs loads slowly, so only `load xfs` loads it.
 load() {
     while read -r module; do
         [ -e "/sys/module/$module" ] && continue
@@ -31,25 +31,25 @@ load() {
         loop | xfs) [ "$1" = xfs ] || continue ;;
         esac
         case $module in
-        libata) parameters="force=1:pio4" ;; # the first port's disk; the second keeps DMA
+        libata) parameters="force=1:pio4" ;; # PIO for the first port's disk; the second port keeps DMA
         *) parameters= ;;
         esac
-        # shellcheck disable=SC2086 # none is no parameter
+        # shellcheck disable=SC2086 # without parameters, insmod must get no argument
         insmod "/run/zc-lab/drivers/$module.ko" $parameters || fail "cannot load the module $module"
     done </run/zc-lab/drivers/order
 }
 
-# Disks and links come up after their driver has been loaded.
+# Waits until a command succeeds: disks and links appear some time after their driver is loaded.
 wait_for() {
     tries=0
     until "$@"; do
         tries=$((tries + 1))
-        [ $tries -lt 200 ] || fail "waited in vain for $*"
+        [ $tries -lt 200 ] || fail "timed out waiting for: $*"
         sleep 0.05
     done
 }
 
-# The disk at an ATA port, as DISK.
+# Sets DISK to the disk at an ATA port.
 find_disk() {
     for disk in /sys/block/sd*; do
         case $(readlink "$disk") in
@@ -70,7 +70,7 @@ disks() {
     echo "DMA_DISK=$DISK"
 }
 
-# The interface with an address, as NIC.
+# Sets NIC to the interface with an address.
 find_nic() {
     for nic in /sys/class/net/*; do
         if [ "$(cat "$nic/address")" = "$1" ]; then
@@ -85,7 +85,7 @@ other_namespace() {
     [ "$(readlink "/proc/$1/ns/net")" != "$(readlink /proc/self/ns/net)" ]
 }
 
-# Moves the NIC with an address into a namespace of its own, and gives it its IP address.
+# Moves the NIC with MAC address $1 into a new network namespace $2, and sets its IP address $3.
 move() {
     namespace=/run/netns/$2
     [ -e "$namespace" ] && return
@@ -103,7 +103,7 @@ move() {
     kill $holder
 }
 
-has_carrier() {
+has_link() {
     nsenter --net="$1" ip link show nic | grep -q LOWER_UP
 }
 
@@ -112,7 +112,7 @@ nics() {
     move 52:54:00:00:01:01 zc-e1000 10.99.0.1
     move 52:54:00:00:01:02 zc-virtio 10.99.0.2
     for namespace in zc-e1000 zc-virtio; do
-        wait_for has_carrier /run/netns/$namespace
+        wait_for has_link /run/netns/$namespace
     done
     echo "NIC_NETNS=/run/netns/zc-e1000"
     echo "PEER_NETNS=/run/netns/zc-virtio"
@@ -126,10 +126,10 @@ xfs() {
         wait_for [ -b /dev/loop0 ]
         image=/lab/xfs-image
         truncate -s 512M $image
-        # Only what all kernels of the lab know.
+        # Only features that all kernels of the lab support.
         PATH=$path mkfs.xfs -q -f -m crc=1,reflink=1,bigtime=0,inobtcount=0 -i nrext64=0 $image ||
             fail "cannot make an xfs"
-        # By direct I/O, so that no thread of the kernel copies pages from file to file.
+        # With direct I/O, so that no kernel thread copies pages from file to file.
         /sbin/losetup --direct-io=on /dev/loop0 $image
         mkdir -p $place
         mount -t xfs /dev/loop0 $place || fail "cannot mount the xfs"

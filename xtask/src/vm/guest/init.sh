@@ -1,7 +1,7 @@
 #!/bin/busybox sh
-# The guest's first program. Its root is the initial RAM disk, whose /request the host wrote for
-# this boot; it lays a writable layer over the host's root and hands over to the agent there.
-# What it prints goes to the console, which the host shows when a boot fails.
+# The guest's first program. Its root is the initial RAM disk, in which the host has written /request for this boot.
+# It mounts a writable overlay over the host's root and executes xtask there. Its output goes to the console, which
+# the host shows if the boot fails.
 
 export PATH=/bin
 busybox mount -t proc proc /proc
@@ -13,7 +13,7 @@ fail() {
     sleep 60
 }
 
-mount -t devtmpfs dev /dev 2>/dev/null # the kernel may have done it
+mount -t devtmpfs dev /dev 2>/dev/null # the kernel may have mounted it already
 mount -t sysfs sysfs /sys
 while read -r module; do
     insmod "/modules/$module.ko" || fail "cannot load the module $module"
@@ -24,10 +24,10 @@ mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose root /h
 mount -t tmpfs layers /layers
 mkdir /layers/upper /layers/work
 mount -t overlay -o lowerdir=/host,upperdir=/layers/upper,workdir=/layers/work overlay /root ||
-    fail "cannot lay a writable layer over the host's root"
+    fail "cannot mount a writable overlay over the host's root"
 
 mkdir -p /root/proc /root/sys /root/dev /root/run /root/lab
-# No background initialisation of the new file system: it would disturb what is measured.
+# No background initialisation of the new file system: it would disturb the measurements.
 mount -t ext4 -o noinit_itable /dev/vda /root/lab || fail "cannot mount the scratch disk"
 rmdir /root/lab/lost+found
 
@@ -64,7 +64,7 @@ fi
 hostname zc-lab
 ifconfig lo 127.0.0.1 up
 for nic in /root/sys/class/net/eth*; do
-    # The one that leads to the host; the lab's own stay down until they are wanted.
+    # Only the NIC that leads to the host. zc-hardware sets the lab's own NICs up.
     [ "$(cat "$nic/address")" = 52:54:00:00:00:01 ] || continue
     ifconfig "${nic##*/}" 10.0.2.15 netmask 255.255.255.0 up
     route add default gw 10.0.2.2

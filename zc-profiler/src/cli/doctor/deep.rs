@@ -4,9 +4,9 @@ use anyhow::ensure;
 
 use crate::{
     Profiler,
-    calibration::{self, Bytes, Meter, MeterError, Outcome, Plan},
     ledger::Counters,
-    probes::{Breakpoints, Witness},
+    probes::{Breakpoints, CrossCheck},
+    selftest::{self, Bytes, Meter, MeterError, Outcome, Plan},
 };
 
 /// What carriers and witness say of one path.
@@ -17,35 +17,35 @@ pub struct Testimony {
     /// Bytes by direction, as the carriers counted them.
     pub carriers: Bytes,
     /// The same, as the witness did.
-    pub witness: Bytes,
+    pub cross_check: Bytes,
 }
 
 impl Testimony {
     /// Whether both say the same.
     pub fn agrees(&self) -> bool {
-        self.carriers == self.witness
+        self.carriers == self.cross_check
     }
 }
 
 /// Takes every path once for each set of breakpoints that fits the processor; the sums are those of
 /// all sets together, since each run of a path is like any other.
 pub fn ask(profiler: &Profiler, plan: &Plan) -> anyhow::Result<Vec<Testimony>> {
-    let mut witness = Witness::load()?;
+    let mut cross_check = CrossCheck::load()?;
     log::debug!(
         "the witness watches {:?}",
-        witness.names().collect::<Vec<_>>()
+        cross_check.names().collect::<Vec<_>>()
     );
     let mut testimonies: Vec<Testimony> = Vec::new();
-    for pass in 0..witness.passes() {
+    for pass in 0..cross_check.passes() {
         let mut watch = Watch {
             profiler,
-            witness: &mut witness,
+            cross_check: &mut cross_check,
             pass,
             breakpoints: None,
         };
-        let outcomes = calibration::run(plan, &|hook| profiler.presence(hook), &mut watch)?;
+        let outcomes = selftest::run(plan, &|hook| profiler.presence(hook), &mut watch)?;
         if let Some(breakpoints) = watch.breakpoints.take() {
-            witness.release(breakpoints)?;
+            cross_check.release(breakpoints)?;
         }
         add(&mut testimonies, &outcomes)?;
     }
@@ -61,14 +61,14 @@ fn add(testimonies: &mut Vec<Testimony>, outcomes: &[Outcome]) -> anyhow::Result
                     known.carriers == outcome.copied,
                     "the carriers counted otherwise when the path {path} was taken again"
                 );
-                for (sum, bytes) in known.witness.iter_mut().zip(outcome.witnessed) {
+                for (sum, bytes) in known.cross_check.iter_mut().zip(outcome.cross_checked) {
                     *sum += bytes;
                 }
             }
             None => testimonies.push(Testimony {
                 path,
                 carriers: outcome.copied,
-                witness: outcome.witnessed,
+                cross_check: outcome.cross_checked,
             }),
         }
     }
@@ -78,7 +78,7 @@ fn add(testimonies: &mut Vec<Testimony>, outcomes: &[Outcome]) -> anyhow::Result
 /// A profiler with a witness beside it.
 struct Watch<'a> {
     profiler: &'a Profiler,
-    witness: &'a mut Witness,
+    cross_check: &'a mut CrossCheck,
     pass: usize,
     breakpoints: Option<Breakpoints>,
 }
@@ -86,7 +86,7 @@ struct Watch<'a> {
 impl Meter for Watch<'_> {
     fn begin(&mut self, pid: u32) -> Result<(), MeterError> {
         Meter::begin(&mut self.profiler, pid)?;
-        self.breakpoints = Some(self.witness.watch(pid, self.pass)?);
+        self.breakpoints = Some(self.cross_check.watch(pid, self.pass)?);
         Ok(())
     }
 
@@ -94,7 +94,7 @@ impl Meter for Watch<'_> {
         Meter::counted(&mut self.profiler, pid)
     }
 
-    fn witnessed(&mut self) -> Result<Bytes, MeterError> {
-        Ok(self.witness.bytes()?)
+    fn cross_checked(&mut self) -> Result<Bytes, MeterError> {
+        Ok(self.cross_check.bytes()?)
     }
 }

@@ -10,11 +10,11 @@ use serde::Serialize;
 
 use super::deep::Testimony;
 use crate::{
-    calibration::{Bytes, Numbers, Outcome, Verdict},
     export::table::{Column, Table},
     kernel::Environment,
     ledger::Direction,
     probes::{Evidence, State, Status},
+    selftest::{Bytes, Numbers, Outcome, Verdict},
 };
 
 const HOOKS: &[Column] = &[
@@ -69,7 +69,7 @@ pub struct Report<'a> {
     pub evidence: Evidence,
     pub outcomes: &'a [Outcome],
     /// What the witness said, if it was asked; or why it could not be.
-    pub witness: Option<Result<&'a [Testimony], &'a str>>,
+    pub cross_check: Option<Result<&'a [Testimony], &'a str>>,
     /// How long moving the known bytes took.
     pub proof: Duration,
 }
@@ -77,7 +77,7 @@ pub struct Report<'a> {
 impl Report<'_> {
     /// Whether everything that is attached counts exactly, the witness's word included.
     pub fn exact(&self) -> bool {
-        let agreed = match &self.witness {
+        let agreed = match &self.cross_check {
             Some(Ok(testimonies)) => testimonies.iter().all(Testimony::agrees),
             // That nobody can be asked says nothing of what was counted.
             Some(Err(_)) | None => true,
@@ -91,7 +91,7 @@ impl Report<'_> {
         for status in self.statuses {
             let hook = status.hook;
             let (attached, to) = match &status.state {
-                State::Attached(form) => (form.attach.name(), form.target),
+                State::Attached(variant) => (variant.attach.name(), variant.target),
                 State::Absent(reason) => ("absent", reason.as_str()),
                 State::Failed(reason) => ("failed", reason.as_str()),
             };
@@ -118,7 +118,7 @@ impl Report<'_> {
 
 /// The worst verdict on the paths that an attached hook had a part in.
 fn proof(outcomes: &[Outcome], status: &Status) -> Option<Verdict> {
-    status.form()?;
+    status.variant()?;
     outcomes
         .iter()
         .filter(|outcome| outcome.verdict != Verdict::Absent)
@@ -148,7 +148,7 @@ impl fmt::Display for Report<'_> {
         let attached = self
             .statuses
             .iter()
-            .filter(|status| status.form().is_some());
+            .filter(|status| status.variant().is_some());
         writeln!(f, "{}", self.hooks())?;
         let hooks = self.statuses.len();
         let how = match self.evidence {
@@ -169,7 +169,7 @@ impl fmt::Display for Report<'_> {
             count(Verdict::Absent),
             self.proof.as_secs_f64()
         )?;
-        match &self.witness {
+        match &self.cross_check {
             None => Ok(()),
             Some(Err(error)) => writeln!(f, "\nno witness: {error}"),
             Some(Ok(testimonies)) => {
@@ -185,7 +185,7 @@ impl fmt::Display for Report<'_> {
                     table.row(
                         words
                             .into_iter()
-                            .chain(sides.chain(cells(testimony.witness))),
+                            .chain(sides.chain(cells(testimony.cross_check))),
                     );
                 }
                 write!(f, "\n{table}")
@@ -244,7 +244,7 @@ struct PathDocument<'a> {
 struct DeepDocument {
     agree: bool,
     carriers: DirectionsDocument,
-    witness: DirectionsDocument,
+    cross_check: DirectionsDocument,
 }
 
 #[derive(Debug, Serialize)]
@@ -267,7 +267,7 @@ impl From<Bytes> for DirectionsDocument {
 impl<'a> Document<'a> {
     pub fn new(environment: &'a Environment, report: &Report<'a>) -> Self {
         let (statuses, outcomes) = (report.statuses, report.outcomes);
-        let (witness, no_witness) = match report.witness {
+        let (cross_check, no_witness) = match report.cross_check {
             Some(Ok(testimonies)) => (testimonies, None),
             Some(Err(error)) => (&[][..], Some(error)),
             None => (&[][..], None),
@@ -275,22 +275,22 @@ impl<'a> Document<'a> {
         let hooks = statuses.iter().map(|status| HookDocument {
             name: status.hook.name,
             attach: match &status.state {
-                State::Attached(form) => form.attach.name(),
+                State::Attached(variant) => variant.attach.name(),
                 State::Absent(_) => "absent",
                 State::Failed(_) => "failed",
             },
-            target: status.form().map(|form| form.target),
+            target: status.variant().map(|variant| variant.target),
             counts: status.hook.counts,
             lost: status.hook.lost,
             reason: status.reason(),
             proof: proof(outcomes, status).map(Verdict::name),
         });
         let deep = |path: &str| {
-            let testimony = witness.iter().find(|it| it.path == path)?;
+            let testimony = cross_check.iter().find(|it| it.path == path)?;
             Some(DeepDocument {
                 agree: testimony.agrees(),
                 carriers: testimony.carriers.into(),
-                witness: testimony.witness.into(),
+                cross_check: testimony.cross_check.into(),
             })
         };
         let paths = outcomes.iter().map(|outcome| PathDocument {
@@ -319,29 +319,29 @@ impl<'a> Document<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::calibration;
+    use crate::selftest;
 
     fn outcome(verdict: Verdict) -> Outcome {
         Outcome {
-            path: &calibration::PATHS[0],
+            path: &selftest::PATHS[0],
             verdict,
             expected: Numbers::from([("read.to_user_bytes".into(), 10)]),
             got: Numbers::from([("read.to_user_bytes".into(), 11)]),
             reason: None,
             copied: [11, 0, 0],
-            witnessed: [0; 3],
+            cross_checked: [0; 3],
         }
     }
 
     fn report<'a>(
         outcomes: &'a [Outcome],
-        witness: Option<Result<&'a [Testimony], &'a str>>,
+        cross_check: Option<Result<&'a [Testimony], &'a str>>,
     ) -> Report<'a> {
         Report {
             statuses: &[],
             evidence: Evidence::Measured,
             outcomes,
-            witness,
+            cross_check,
             proof: Duration::from_millis(120),
         }
     }
@@ -364,10 +364,10 @@ mod tests {
     #[test]
     fn a_witness_that_saw_otherwise_fails_and_one_that_is_not_there_does_not() {
         let outcomes = [outcome(Verdict::Exact)];
-        let testimony = |witness| Testimony {
+        let testimony = |cross_check| Testimony {
             path: outcomes[0].path.name,
             carriers: [10, 0, 0],
-            witness,
+            cross_check,
         };
         let (same, other) = ([testimony([10, 0, 0])], [testimony([9, 0, 0])]);
         assert!(report(&outcomes, Some(Ok(&same))).exact());

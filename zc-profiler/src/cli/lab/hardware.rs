@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::workload::{Hardware, Nic, Scenario, Wire};
+use crate::lab::{Hardware, Nic, Scenario, Wire};
 
 /// Arguments that name devices.
 #[derive(Debug, clap::Args)]
@@ -81,7 +81,7 @@ pub fn possible(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::scenarios;
+    use crate::lab::scenarios;
 
     #[test]
     fn what_is_left_out_is_named() {

@@ -2,9 +2,9 @@
 
 use crate::{
     export::report::grouped,
-    ledger::{Counters, Lost},
+    lab::{Run, Theory, Truth},
+    ledger::{Counters, Fallback},
     probes::Evidence,
-    workload::{Run, Theory, Truth},
 };
 
 struct Case<'a> {
@@ -167,7 +167,11 @@ fn passed_twice(case: &Case) -> Option<String> {
 }
 
 fn copied_later(case: &Case) -> Option<String> {
-    let lost = case.run.measured.lost_zero_copy_bytes.get(&Lost::SgOff)?;
+    let lost = case
+        .run
+        .measured
+        .zero_copy_fallback_bytes
+        .get(&Fallback::SgOff)?;
     Some(format!(
         "{} bytes passed by reference were copied all the same, after the call: the NIC cannot gather",
         grouped(*lost)

@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use super::note;
 use crate::{
+    lab::{Difference, Error, Plan, Run, Scenario, Theory, Truth},
     ledger::Counters,
     probes::Evidence,
-    workload::{Difference, Error, Plan, Run, Scenario, Theory, Truth},
 };
 
 /// What `lab --json` writes.
@@ -105,8 +105,8 @@ mod tests {
     use super::super::tables;
     use super::*;
     use crate::{
-        ledger::{Copies, Lost, Method, MethodTotals},
-        workload::{Hardware, Report, Scenario, Share, Target, Truth, scenarios},
+        lab::{Hardware, Report, Scenario, Share, Target, Truth, scenarios},
+        ledger::{Copies, Fallback, Method, MethodTotals},
     };
 
     const PAYLOAD: u64 = 1 << 20;
@@ -129,8 +129,8 @@ mod tests {
             run.measured.dma_bytes.block.out = moved.dma_out * PAYLOAD;
             run.measured.dma_bytes.net.out = moved.sent * PAYLOAD;
             if moved.lost > 0 {
-                let lost = &mut run.measured.lost_zero_copy_bytes;
-                lost.insert(Lost::SgOff, moved.lost * PAYLOAD);
+                let lost = &mut run.measured.zero_copy_fallback_bytes;
+                lost.insert(Fallback::SgOff, moved.lost * PAYLOAD);
             }
         }
         for share in truth.shares {

@@ -24,7 +24,7 @@ use axum::{
 use tower_http::compression::CompressionLayer;
 
 use super::{json, prometheus};
-use crate::Accounts;
+use crate::Agent;
 use fresh::Fresh;
 pub use web::Web;
 
@@ -50,7 +50,7 @@ pub trait Source: Send + Sync + 'static {
     fn ready(&self) -> anyhow::Result<()>;
 }
 
-impl Source for Accounts {
+impl Source for Agent {
     fn metrics(&self) -> anyhow::Result<String> {
         prometheus::scrape(self)
     }
@@ -62,7 +62,7 @@ impl Source for Accounts {
     fn ready(&self) -> anyhow::Result<()> {
         let statuses = self.profiler().statuses();
         ensure!(
-            statuses.iter().any(|status| status.form().is_some()),
+            statuses.iter().any(|status| status.variant().is_some()),
             "no probe is attached"
         );
         Ok(self.show(|_, _, _| ())?)

@@ -286,7 +286,7 @@ async fn get_by_tls(
 }
 
 #[tokio::test]
-async fn tls_certificates_and_passwords_keep_others_out_and_are_read_again() {
+async fn tls_certificates_and_passwords_keep_others_out_and_are_read_standby() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("web.yml");
     let (first, second) = (Authority::new("first"), Authority::new("second"));
