@@ -264,7 +264,7 @@ fn by_tracepoints_the_doctor_calls_nothing_exact_that_is_derived() {
         assert_eq!(document["evidence"], "derived");
         for (path, verdict) in verdicts(&document) {
             let expected = match path {
-                // These need no carrier.
+                // These need no copy function.
                 "context switches" | "mmap" => "exact",
                 path if UNTOLD.contains(&path) => "absent",
                 _ => "derived",

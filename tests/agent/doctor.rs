@@ -91,9 +91,9 @@ fn hardware_breakpoints_on_the_primitives_agree() {
         let path = paths.iter().find(|path| path["path"] == name);
         let deep = &path.unwrap_or_else(|| panic!("no {name}"))["deep"];
         assert_eq!(deep["agree"], true, "{name}: {deep}\n{text}");
-        assert_eq!(deep["carriers"], deep["witness"], "{name}");
+        assert_eq!(deep["copy_functions"], deep["cross_check"], "{name}");
     }
-    // The witness saw something, in each direction.
+    // The cross-check saw something, in each direction.
     for (name, direction) in [
         ("tmpfs read", "to_user"),
         ("tmpfs write", "from_user"),
@@ -101,22 +101,22 @@ fn hardware_breakpoints_on_the_primitives_agree() {
     ] {
         let paths = document["paths"].as_array().expect("paths");
         let path = paths.iter().find(|path| path["path"] == name);
-        let seen = &path.expect("path")["deep"]["witness"][direction];
+        let seen = &path.expect("path")["deep"]["cross_check"][direction];
         assert!(seen.as_u64() > Some(0), "{name}: {seen}");
     }
-    assert!(!text.contains("no witness"), "{text}");
+    assert!(!text.contains("no cross-check"), "{text}");
 }
 
 #[test]
-fn without_breakpoints_the_witness_is_missed_in_one_line() {
+fn without_breakpoints_the_cross_check_is_missed_in_one_line() {
     let taken = Breakpoints::take_all();
     let (output, text, document) = doctor(&["--deep"]);
     drop(taken);
     assert!(output.status.success(), "{text}");
     let last = text.lines().last().expect("a line");
-    assert!(last.starts_with("no witness: "), "{text}");
+    assert!(last.starts_with("no cross-check: "), "{text}");
     assert!(last.contains("debug registers"), "{text}");
-    assert!(document["no_witness"].is_string(), "{document}");
+    assert!(document["no_cross_check"].is_string(), "{document}");
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn refuse_bpf() -> io::Result<()> {
 }
 
 #[test]
-fn a_paranoid_kernel_gives_no_witness_and_says_so() {
+fn a_paranoid_kernel_gives_no_cross_check_and_says_so() {
     let file = "/proc/sys/kernel/perf_event_paranoid";
     let before = fs::read_to_string(file).expect("paranoid");
     // Debian's own: nobody but CAP_SYS_ADMIN, not even CAP_PERFMON.
@@ -176,7 +176,7 @@ fn a_paranoid_kernel_gives_no_witness_and_says_so() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", stderr(&output));
     let last = text.lines().last().expect("a line");
-    for word in ["no witness", "perf_event_paranoid=3", "CAP_SYS_ADMIN"] {
+    for word in ["no cross-check", "perf_event_paranoid=3", "CAP_SYS_ADMIN"] {
         assert!(last.contains(word), "no {word} in {last}");
     }
 }

@@ -1,5 +1,5 @@
 //! What the parts of a program cost that finds a process's counters: the candidates for the hot path,
-//! each in a program of its own on the carrier of a read.
+//! each in a program of its own on the copy function of a read.
 
 use std::{arch::x86_64::_rdtsc, collections::BTreeMap, os::fd::OwnedFd};
 
@@ -140,12 +140,15 @@ fn candidates() -> Result<Vec<Candidate>> {
     Ok(vec![
         ("empty program", Ok(vec![set(0, 0), EXIT])),
         ("hash of processes, two atomic additions", Ok(by_hash)),
-        ("slot of this CPU, two additions", Ok(by_slot)),
+        ("per-CPU buffer, two additions", Ok(by_slot)),
         (
-            "slot with the entry's index, array, two atomic additions",
+            "per-CPU index of the entry, array, two atomic additions",
             Ok(by_index),
         ),
-        ("delivery of a slot: hash, nine numbers", Ok(delivered)),
+        (
+            "flush of a per-CPU buffer: hash, nine numbers",
+            Ok(delivered),
+        ),
         ("task storage, two additions", storage),
     ])
 }

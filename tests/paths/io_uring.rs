@@ -149,7 +149,7 @@ fn direct_io_copies_nothing() {
                     .at((time * buffer.len()) as u64)
                     .with(flags)
             });
-            // What completes elsewhere is seen by no witness of direct I/O: payload without copies.
+            // What completes elsewhere is seen by no cross-check of direct I/O: payload without copies.
             let expected = payload(8_192 * TIMES as u64).calls(enters);
             check(&format!("{way} {opcode}"), &counters, &[expected, mapped()]);
         }

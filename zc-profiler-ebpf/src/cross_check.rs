@@ -1,5 +1,5 @@
-//! The witness: counts at the copy primitives themselves, which no other program can be attached to,
-//! by hardware breakpoints. It shares nothing with the carriers but the eyes for an `iov_iter`.
+//! The cross-check: counts at the copy primitives themselves, which no other program can be attached to,
+//! by hardware breakpoints. It shares nothing with the copy functions but the eyes for an `iov_iter`.
 
 use aya_ebpf::{
     bindings::bpf_perf_event_data,
@@ -25,12 +25,12 @@ static PRIMITIVES: HashMap<u64, Primitive> = HashMap::with_max_entries(16, 0);
 
 /// Bytes, by [`Direction`].
 #[map]
-static WITNESSED: Array<u64> = Array::with_max_entries(Direction::ALL.len() as u32, 0);
+static CROSS_CHECKED: Array<u64> = Array::with_max_entries(Direction::ALL.len() as u32, 0);
 
 /// A perf event of type breakpoint, on all kernels; each is bound to one task.
 ///
 /// Counts the bytes that a copy primitive is about to copy. Without it, `doctor --deep` has nothing
-/// to hold the carriers against; nothing else uses it.
+/// to hold the copy functions against; nothing else uses it.
 #[perf_event]
 pub fn cross_check(ctx: PerfEventContext) -> u32 {
     let _ = testify(&ctx);
@@ -57,7 +57,7 @@ fn testify(ctx: &PerfEventContext) -> Option<()> {
             _ => {}
         }
     }
-    add(WITNESSED.get_ptr_mut(direction)?, bytes);
+    add(CROSS_CHECKED.get_ptr_mut(direction)?, bytes);
     Some(())
 }
 

@@ -30,7 +30,7 @@ enum Payload {
     Internal,
     /// The return value is no number of bytes; the payload is what was copied or referenced.
     Messages,
-    /// Bytes that the call itself copies once to user memory, and no carrier sees.
+    /// Bytes that the call itself copies once to user memory, and no copy function sees.
     CopiedToUser,
     /// The same from user memory.
     CopiedFromUser,

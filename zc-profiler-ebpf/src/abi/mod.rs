@@ -40,7 +40,7 @@ pub enum Method {
     IoUring,
     /// `process_vm_readv`, `process_vm_writev`.
     ProcessVm,
-    /// Any other system call that reached a carrier, and the kernel's own work.
+    /// Any other system call that reached a copy function, and the kernel's own work.
     Other,
 }
 
@@ -272,13 +272,13 @@ pub const TICK_NANOSECONDS: u64 = 10_000_000;
 /// Length of a task's command name, the terminating zero included (`TASK_COMM_LEN`).
 pub const COMM_LEN: usize = 16;
 
-/// The ticket of every process.
+/// The filter bit of every process.
 pub const ALL_PROCESSES: u64 = 1 << 63;
 
-/// The ticket of processes that user space names one by one, and of their descendants.
+/// The filter bit of processes that user space names one by one, and of their descendants.
 pub const FOLLOWED: u64 = 1 << 62;
 
-/// How many tickets are left for what filters name: the lowest bits.
+/// How many filter bits are left for what filters name: the lowest bits.
 pub const FILTER_BITS: usize = 62;
 
 /// Length of a unit's name in a filter, the terminating zero included.
@@ -294,7 +294,7 @@ pub struct MethodCounters {
     pub payload_bytes: u64,
     /// The part of the payload that no copy carried.
     pub zero_copy_bytes: u64,
-    /// Runs of a carrier, by [`Direction`].
+    /// Runs of a copy function, by [`Direction`].
     pub copies: [u64; Direction::ALL.len()],
     /// Bytes that they copied, by [`Direction`].
     pub copied_bytes: [u64; Direction::ALL.len()],
@@ -420,7 +420,7 @@ pub struct LastOwner {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Call {
-    /// Runs of a carrier, by [`Direction`].
+    /// Runs of a copy function, by [`Direction`].
     pub copies: [u64; Direction::ALL.len()],
     /// Bytes that they copied, by [`Direction`].
     pub copied_bytes: [u64; Direction::ALL.len()],
@@ -443,7 +443,7 @@ pub struct Call {
 impl Call {
     /// Something was copied or referenced.
     pub const DIRTY: u64 = 1;
-    /// A datagram is being received, which one carrier counts as a whole.
+    /// A datagram is being received, which one copy function counts as a whole.
     pub const DATAGRAM: u64 = 2;
     /// Bytes went through an iterator of an unknown type, so nobody knows what was not copied.
     pub const UNKNOWN: u64 = 4;
@@ -464,7 +464,7 @@ pub const COMPARED: u8 = 0x20;
 /// Set in [`SyscallMethods`] where the call's return value is no number of bytes.
 pub const NO_PAYLOAD: u8 = 0x40;
 
-/// A function that copies, as the witness finds it at the function's first instruction: where its
+/// A function that copies, as the cross-check finds it at the function's first instruction: where its
 /// arguments are. [`ABSENT`] where it has none such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]

@@ -1,4 +1,4 @@
-//! The carriers of UDP.
+//! The copy functions of UDP.
 
 use aya_ebpf::programs::FExitContext;
 use zc_profiler_ebpf::Direction;
@@ -116,7 +116,7 @@ const SOCK_DGRAM: u16 = 2;
 
 #[inline(always)]
 fn referenced(socket: *const u8, bytes: i64, result: i32) {
-    // Streams are counted by their own carrier, which calls this one.
+    // Streams are counted by their own copy function, which calls this one.
     if result == 0 && field::<_, u16>(socket, at!(sock_type)) == SOCK_DGRAM {
         copies::passed_by_reference(bytes);
     }

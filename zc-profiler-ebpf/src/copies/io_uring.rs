@@ -48,7 +48,7 @@ const MOVING: u64 = 1 << READV
     | 1 << READV_FIXED
     | 1 << WRITEV_FIXED;
 
-/// Whether kernel memory that a carrier is handed now is a registered buffer, which is the user's:
+/// Whether kernel memory that a copy function is handed now is a registered buffer, which is the user's:
 /// only splice, which moves a pipe's pages, hands over the kernel's own.
 #[inline(always)]
 pub fn has_fixed_buffers() -> bool {

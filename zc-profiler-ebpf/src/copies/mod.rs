@@ -1,4 +1,4 @@
-//! The carriers: kernel functions that tell the bytes of one copy exactly.
+//! The copy functions: kernel functions that tell the bytes of one copy exactly.
 //!
 //! Each has an exit program per prototype; the hook table of user space picks the one whose number
 //! of arguments the running kernel's BTF shows, since the return value follows the last argument.
@@ -191,7 +191,7 @@ program! {
     |ctx| passed_by_reference(ctx.arg(3))
 }
 
-/// A carrier of writes to the page cache: `bytes` of `iter` to `file`.
+/// A copy function of writes to the page cache: `bytes` of `iter` to `file`.
 #[inline(always)]
 fn wrote(bytes: i64, iter: *const u8, file: *const u8) {
     if bytes > 0 {
@@ -200,7 +200,7 @@ fn wrote(bytes: i64, iter: *const u8, file: *const u8) {
     }
 }
 
-/// A carrier moved `bytes` through `iter`, which says whether and between what it copied.
+/// A copy function moved `bytes` through `iter`, which says whether and between what it copied.
 #[inline(always)]
 pub fn moved(bytes: i64, iter: *const u8, user: Direction) {
     if bytes > 0 {
@@ -244,7 +244,7 @@ fn unknown(bytes: i64) {
     }
 }
 
-/// The same for a carrier that has no pages to pass: a pipe's iterator gets a copy.
+/// The same for a copy function that has no pages to pass: a pipe's iterator gets a copy.
 #[inline(always)]
 pub fn moved_by_value(bytes: i64, iter: *const u8, user: Direction) {
     if Side::takes_pages(iter) {

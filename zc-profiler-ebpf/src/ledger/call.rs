@@ -1,7 +1,7 @@
 //! What the system call that a task is in has done so far, as far as its exit must know.
 //!
 //! Each CPU has one [`Call`], and it always belongs to the running task: the scheduler's program
-//! saves and restores it like a register. So a carrier adds to it without looking anything up, and
+//! saves and restores it like a register. So a copy function adds to it without looking anything up, and
 //! plain additions are exact: whoever runs in between puts back what it found. Interrupts never
 //! touch it.
 //!

@@ -35,12 +35,12 @@ static ZEROS: Array<ProcessCounters> = Array::with_max_entries(1, 0);
 #[map]
 static DROPPED: Array<u64> = Array::with_max_entries(Dropped::ALL.len() as u32, 0);
 
-/// Tickets of user space's for processes that had an entry without them, and under a filter those of
+/// Filter bits of user space's for processes that had an entry without them, and under a filter those of
 /// processes that there is no room for, which are counted as [`ProcessKey::OVERFLOW`].
 #[map]
 static EXTRA_FILTER_BITS: HashMap<ProcessKey, u64> = HashMap::with_max_entries(1, 0);
 
-/// Which tickets let in at present: [`ALL_PROCESSES`]'s, or those of a filter. 0 until every program is
+/// Which filter bits let in at present: [`ALL_PROCESSES`]'s, or those of a filter. 0 until every program is
 /// attached, so that no event is counted in part: the copies of a call whose exit nobody sees yet, or a
 /// call without its copies.
 #[unsafe(no_mangle)]
@@ -139,7 +139,7 @@ pub fn existing(task: Task) -> Option<Entry> {
     find(&task.process())
 }
 
-/// The same; a new one if these tickets are live.
+/// The same; a new one if these filter bits are live.
 #[inline(always)]
 pub fn existing_or_wanted(task: Task, filter_bits: u64) -> Option<Entry> {
     let key = task.process();
@@ -150,7 +150,7 @@ pub fn existing_or_wanted(task: Task, filter_bits: u64) -> Option<Entry> {
     }
 }
 
-/// Makes a process known that these tickets let in; if there is no room, what it does is counted as
+/// Makes a process known that these filter bits let in; if there is no room, what it does is counted as
 /// [`ProcessKey::OVERFLOW`]'s until it ends.
 #[inline(always)]
 pub fn create_wanted(key: &ProcessKey, task: Task, filter_bits: u64) -> Option<Entry> {

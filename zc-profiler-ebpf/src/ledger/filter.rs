@@ -1,6 +1,6 @@
 //! Whom a filter lets in: processes by their name, and whoever is in a cgroup. Each thing that a filter
-//! names is a ticket, one bit; user space fills these maps with them and says which are live. Processes
-//! keep their tickets and give them to their children.
+//! names is a filter bit, one bit; user space fills these maps with them and says which are live. Processes
+//! keep their filter bits and give them to their children.
 
 use aya_ebpf::{helpers::bpf_probe_read_kernel_str_bytes, macros::map, maps::HashMap};
 use zc_profiler_ebpf::{ALL_PROCESSES, COMM_LEN, Dropped, UNIT_LEN};

@@ -102,7 +102,7 @@ impl Ledger {
         })
     }
 
-    /// Lets a process in by these tickets; says whether it was new, and could be.
+    /// Lets a process in by these filter bits; says whether it was new, and could be.
     pub(crate) fn admit(&self, key: ProcessKey, filter_bits: u64) -> Result<bool, MapError> {
         match self.insert(key, filter_bits, BPF_NOEXIST) {
             Err(MapError::SyscallError(error))

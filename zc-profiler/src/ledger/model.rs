@@ -10,10 +10,10 @@ use zc_profiler_ebpf::{
     Direction, Dropped, FOLLOWED, Fallback, Method, MethodCounters, ProcessCounters, ProcessKey,
 };
 
-/// Runs of a carrier and the bytes they copied.
+/// Runs of a copy function and the bytes they copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Copies {
-    /// How often a carrier ran.
+    /// How often a copy function ran.
     pub copies: u64,
     /// How many bytes it copied.
     pub bytes: u64,

@@ -1,7 +1,7 @@
-//! Hardware breakpoints on the copy primitives: a witness that is independent of the carriers.
+//! Hardware breakpoints on the copy primitives: a cross-check that is independent of the copy functions.
 //!
 //! The primitives cannot be hooked in any other way (`lib/iov_iter.c` is built without ftrace), and a
-//! hit costs far more than a carrier's program, so this is for self-tests of one task.
+//! hit costs far more than a copy function's program, so this is for self-tests of one task.
 
 use std::collections::HashSet;
 
@@ -23,7 +23,7 @@ use crate::kernel::{self, Symbols, btf::Btf};
 /// How many execution breakpoints an x86 processor has.
 pub const SLOTS: usize = 4;
 
-const BYTES: &str = "WITNESSED";
+const BYTES: &str = "CROSS_CHECKED";
 const PRIMITIVES: &str = "PRIMITIVES";
 
 /// A row of [`TABLE`]: a name and where its arguments are.
@@ -247,7 +247,7 @@ fn forbidden() -> String {
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut PerfEvent, ProgramError> {
-    ebpf.program_mut("witness")
+    ebpf.program_mut("cross_check")
         .ok_or(ProgramError::UnexpectedProgramType)?
         .try_into()
 }

@@ -1,4 +1,4 @@
-//! Letting processes in: which tickets there are, which are live, and who has them.
+//! Letting processes in: which filter bits there are, which are live, and who has them.
 
 use std::{
     collections::HashMap as StdHashMap,
@@ -40,7 +40,7 @@ impl Filter {
     }
 }
 
-/// One thing that a filter names. Its ticket is the bit of its place among all that were ever named:
+/// One thing that a filter names. Its filter bit is the bit of its place among all that were ever named:
 /// processes keep theirs, so no bit is given to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Criterion {
@@ -182,7 +182,7 @@ impl Wanted {
         Ok(criteria)
     }
 
-    /// Lets in whom these tickets name: those who come, by the programs; those who are there, now.
+    /// Lets in whom these filter bits name: those who come, by the programs; those who are there, now.
     fn let_in(&mut self, filter_bits: u64, ledger: &Ledger) -> Result<(), Error> {
         let criteria: Vec<_> = (self.criteria.iter().cloned().enumerate())
             .map(|(place, criterion)| (1u64 << place, criterion))
@@ -216,7 +216,7 @@ impl Wanted {
         self.admit_running(&criteria, ledger)
     }
 
-    /// Gives the cgroups of a tree their tickets. Each has its own before those in it are looked for:
+    /// Gives the cgroups of a tree their filter bits. Each has its own before those in it are looked for:
     /// what is made meanwhile, the programs see to.
     fn want_tree(&mut self, root: &Path, filter_bit: &dyn Fn(&Path) -> u64) -> Result<(), Error> {
         let mut directories = vec![root.to_owned()];
@@ -368,7 +368,7 @@ fn padded<const N: usize>(text: &[u8]) -> [u8; N] {
     name
 }
 
-/// Adds tickets to a key's. Beside this one, only the programs make entries, each once.
+/// Adds filter bits to a key's. Beside this one, only the programs make entries, each once.
 fn put<K: Pod>(
     map: &mut HashMap<MapData, K, u64>,
     name: &'static str,

@@ -10,7 +10,7 @@
 //! returns, and must be nothing that is derived already: copies inside the kernel, whose socket it is,
 //! and PIO. No byte comes from two sources, for none of a method and direction does.
 //!
-//! | carrier | kprobe | why |
+//! | copy function | kprobe | why |
 //! |---|---|---|
 //! | `skb_copy_ubufs`, `skb_copy_and_csum_bits` | yes | counted at entry by fentry too; all or nothing |
 //! | `finish_fault` | yes | the page was copied before it is entered |
@@ -513,7 +513,7 @@ pub const SYSCALLS: &[Hook] = syscalls! {
     "sys_io_uring_enter" "__x64_sys_io_uring_enter" SYS_io_uring_enter IoUring;
 };
 
-/// What stands in for the system calls and the carriers where nothing can be attached to functions.
+/// What stands in for the system calls and the copy functions where nothing can be attached to functions.
 pub const DERIVED: &[Hook] = hooks! {
     "sys_exit": "calls and payload of all methods; what they copied, derived from what they returned",
         else "calls, payload and copies",

@@ -152,7 +152,7 @@ pub enum Error {
     /// What the filter names is not there.
     #[error("{0}")]
     Filter(String),
-    /// The witness cannot be called.
+    /// The cross-check cannot be called.
     #[error("{0}")]
     CrossCheck(String),
     /// A map could not be used.

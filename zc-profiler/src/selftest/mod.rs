@@ -43,7 +43,7 @@ pub trait Meter {
     /// If the counters cannot be read.
     fn counted(&mut self, pid: u32) -> Result<Counters, MeterError>;
 
-    /// What an independent witness has seen so far, if there is one.
+    /// What an independent cross-check has seen so far, if there is one.
     ///
     /// # Errors
     ///
@@ -116,7 +116,7 @@ pub struct Outcome {
     pub reason: Option<String>,
     /// Bytes that the ledger says were copied.
     pub copied: Bytes,
-    /// Bytes that the witness saw copied.
+    /// Bytes that the cross-check saw copied.
     pub cross_checked: Bytes,
 }
 

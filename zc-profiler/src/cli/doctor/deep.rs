@@ -1,4 +1,4 @@
-//! The same paths again, under the eyes of the witness.
+//! The same paths again, under the eyes of the cross-check.
 
 use anyhow::ensure;
 
@@ -9,21 +9,21 @@ use crate::{
     selftest::{self, Bytes, Meter, MeterError, Outcome, Plan},
 };
 
-/// What carriers and witness say of one path.
+/// What copy functions and cross-check say of one path.
 #[derive(Clone, Debug)]
 pub struct Testimony {
     /// The path's name.
     pub path: &'static str,
-    /// Bytes by direction, as the carriers counted them.
-    pub carriers: Bytes,
-    /// The same, as the witness did.
+    /// Bytes by direction, as the copy functions counted them.
+    pub copy_functions: Bytes,
+    /// The same, as the cross-check did.
     pub cross_check: Bytes,
 }
 
 impl Testimony {
     /// Whether both say the same.
     pub fn agrees(&self) -> bool {
-        self.carriers == self.cross_check
+        self.copy_functions == self.cross_check
     }
 }
 
@@ -32,7 +32,7 @@ impl Testimony {
 pub fn ask(profiler: &Profiler, plan: &Plan) -> anyhow::Result<Vec<Testimony>> {
     let mut cross_check = CrossCheck::load()?;
     log::debug!(
-        "the witness watches {:?}",
+        "the cross-check watches {:?}",
         cross_check.names().collect::<Vec<_>>()
     );
     let mut testimonies: Vec<Testimony> = Vec::new();
@@ -58,8 +58,8 @@ fn add(testimonies: &mut Vec<Testimony>, outcomes: &[Outcome]) -> anyhow::Result
         match testimonies.iter_mut().find(|known| known.path == path) {
             Some(known) => {
                 ensure!(
-                    known.carriers == outcome.copied,
-                    "the carriers counted otherwise when the path {path} was taken again"
+                    known.copy_functions == outcome.copied,
+                    "the copy functions counted otherwise when the path {path} was taken again"
                 );
                 for (sum, bytes) in known.cross_check.iter_mut().zip(outcome.cross_checked) {
                     *sum += bytes;
@@ -67,7 +67,7 @@ fn add(testimonies: &mut Vec<Testimony>, outcomes: &[Outcome]) -> anyhow::Result
             }
             None => testimonies.push(Testimony {
                 path,
-                carriers: outcome.copied,
+                copy_functions: outcome.copied,
                 cross_check: outcome.cross_checked,
             }),
         }
@@ -75,7 +75,7 @@ fn add(testimonies: &mut Vec<Testimony>, outcomes: &[Outcome]) -> anyhow::Result
     Ok(())
 }
 
-/// A profiler with a witness beside it.
+/// A profiler with a cross-check beside it.
 struct Watch<'a> {
     profiler: &'a Profiler,
     cross_check: &'a mut CrossCheck,

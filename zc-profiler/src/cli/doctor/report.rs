@@ -38,9 +38,9 @@ const PATHS: &[Column] = &[
 const DEEP: &[Column] = &[
     Column::words("path"),
     Column::words("verdict"),
-    Column::of("carriers", "to user"),
-    Column::of("carriers", "from user"),
-    Column::of("carriers", "in kernel"),
+    Column::of("copy functions", "to user"),
+    Column::of("copy functions", "from user"),
+    Column::of("copy functions", "in kernel"),
     Column::of("hardware breakpoints", "to user"),
     Column::of("hardware breakpoints", "from user"),
     Column::of("hardware breakpoints", "in kernel"),
@@ -68,14 +68,14 @@ pub struct Report<'a> {
     pub statuses: &'a [Status],
     pub evidence: Evidence,
     pub outcomes: &'a [Outcome],
-    /// What the witness said, if it was asked; or why it could not be.
+    /// What the cross-check said, if it was asked; or why it could not be.
     pub cross_check: Option<Result<&'a [Testimony], &'a str>>,
     /// How long moving the known bytes took.
     pub proof: Duration,
 }
 
 impl Report<'_> {
-    /// Whether everything that is attached counts exactly, the witness's word included.
+    /// Whether everything that is attached counts exactly, the cross-check included.
     pub fn exact(&self) -> bool {
         let agreed = match &self.cross_check {
             Some(Ok(testimonies)) => testimonies.iter().all(Testimony::agrees),
@@ -171,7 +171,7 @@ impl fmt::Display for Report<'_> {
         )?;
         match &self.cross_check {
             None => Ok(()),
-            Some(Err(error)) => writeln!(f, "\nno witness: {error}"),
+            Some(Err(error)) => writeln!(f, "\nno cross-check: {error}"),
             Some(Ok(testimonies)) => {
                 let mut table = Table::new(DEEP);
                 for testimony in *testimonies {
@@ -181,7 +181,7 @@ impl fmt::Display for Report<'_> {
                         "DIFFER"
                     };
                     let words = [testimony.path, verdict].map(String::from);
-                    let sides = cells(testimony.carriers).into_iter();
+                    let sides = cells(testimony.copy_functions).into_iter();
                     table.row(
                         words
                             .into_iter()
@@ -205,7 +205,7 @@ pub struct Document<'a> {
     paths: Vec<PathDocument<'a>>,
     /// Why `--deep` found nobody to ask.
     #[serde(skip_serializing_if = "Option::is_none")]
-    no_witness: Option<&'a str>,
+    no_cross_check: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -243,7 +243,7 @@ struct PathDocument<'a> {
 #[derive(Debug, Serialize)]
 struct DeepDocument {
     agree: bool,
-    carriers: DirectionsDocument,
+    copy_functions: DirectionsDocument,
     cross_check: DirectionsDocument,
 }
 
@@ -267,7 +267,7 @@ impl From<Bytes> for DirectionsDocument {
 impl<'a> Document<'a> {
     pub fn new(environment: &'a Environment, report: &Report<'a>) -> Self {
         let (statuses, outcomes) = (report.statuses, report.outcomes);
-        let (cross_check, no_witness) = match report.cross_check {
+        let (cross_check, no_cross_check) = match report.cross_check {
             Some(Ok(testimonies)) => (testimonies, None),
             Some(Err(error)) => (&[][..], Some(error)),
             None => (&[][..], None),
@@ -289,7 +289,7 @@ impl<'a> Document<'a> {
             let testimony = cross_check.iter().find(|it| it.path == path)?;
             Some(DeepDocument {
                 agree: testimony.agrees(),
-                carriers: testimony.carriers.into(),
+                copy_functions: testimony.copy_functions.into(),
                 cross_check: testimony.cross_check.into(),
             })
         };
@@ -311,7 +311,7 @@ impl<'a> Document<'a> {
             },
             hooks: hooks.collect(),
             paths: paths.collect(),
-            no_witness,
+            no_cross_check,
         }
     }
 }
@@ -362,11 +362,11 @@ mod tests {
     }
 
     #[test]
-    fn a_witness_that_saw_otherwise_fails_and_one_that_is_not_there_does_not() {
+    fn a_cross_check_that_saw_otherwise_fails_and_one_that_is_not_there_does_not() {
         let outcomes = [outcome(Verdict::Exact)];
         let testimony = |cross_check| Testimony {
             path: outcomes[0].path.name,
-            carriers: [10, 0, 0],
+            copy_functions: [10, 0, 0],
             cross_check,
         };
         let (same, other) = ([testimony([10, 0, 0])], [testimony([9, 0, 0])]);
@@ -375,6 +375,10 @@ mod tests {
         assert!(!differing.exact() && differing.to_string().contains("DIFFER"));
         let alone = report(&outcomes, Some(Err("no breakpoints")));
         assert!(alone.exact());
-        assert!(alone.to_string().ends_with("no witness: no breakpoints\n"));
+        assert!(
+            alone
+                .to_string()
+                .ends_with("no cross-check: no breakpoints\n")
+        );
     }
 }
