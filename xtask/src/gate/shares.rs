@@ -7,7 +7,10 @@ use anyhow::{Result, bail};
 
 use crate::host::command;
 
-/// Arguments for as many runs of a test program as there are machines, each test in one of them.
+/// Runs for each machine: with one each, a machine waits minutes for another that has the longer tests.
+const RUNS: usize = 3;
+
+/// Arguments for some runs of a test program on each machine, each test in one of them.
 pub fn of(program: &Path, machines: usize) -> Result<Vec<Vec<String>>> {
     let list = command::text(Command::new(program).args(["--list", "--format", "terse"]))?;
     let names: Vec<&str> = list
@@ -17,19 +20,19 @@ pub fn of(program: &Path, machines: usize) -> Result<Vec<Vec<String>>> {
     if names.is_empty() {
         bail!("{} lists no test", program.display());
     }
-    Ok(dealt(&names, machines))
+    Ok(dealt(&names, machines * RUNS))
 }
 
 /// In turns, since the tests of one module take about as long.
-fn dealt(names: &[&str], machines: usize) -> Vec<Vec<String>> {
+fn dealt(names: &[&str], runs: usize) -> Vec<Vec<String>> {
     let share = |first| {
-        let names = names.iter().skip(first).step_by(machines);
+        let names = names.iter().skip(first).step_by(runs);
         std::iter::once("--exact")
             .chain(names.copied())
             .map(str::to_owned)
             .collect()
     };
-    (0..machines.min(names.len())).map(share).collect()
+    (0..runs.min(names.len())).map(share).collect()
 }
 
 #[cfg(test)]
